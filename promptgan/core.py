@@ -8,7 +8,7 @@ __all__ = ['GLOSSARY', 'default_device', 'Precision', 'pick_precision', 'to_pil'
            'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt', 'CheckpointMismatch',
            'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
 
-# %% ../nbs/00_core.ipynb #e7b00780
+# %% ../nbs/00_core.ipynb #7401d709
 import html, io, math, platform, re, time
 from base64 import b64encode
 from dataclasses import dataclass, replace
@@ -19,20 +19,20 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, features
 from .base import *
 
-# %% ../nbs/00_core.ipynb #7fe23330
+# %% ../nbs/00_core.ipynb #e7387b77
 _all_ = ['PromptganError', 'DataError', 'CaptionError', 'InputError', 'TrainingDiverged', 'LLMError', 'LLMAuthError',
-         'LLMQuotaError', 'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt', 'CheckpointMismatch',
-         'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
+         'LLMQuotaError', 'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt',
+         'CheckpointMismatch', 'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
 
-# %% ../nbs/00_core.ipynb #74d053d8
+# %% ../nbs/00_core.ipynb #ab0283a7
 GLOSSARY = dict(
     img='pictures, float (b,3,h,w) in [-1,1]; as stored: uint8 in [0,255]', txt='captions, a list of strings',
     tok='token ids, long (b,n); 0 is padding', emb='text embedding, float (b,e)',
-    z='noise that makes each draw different, float (b,z)', real='pictures from the data', fake='pictures from the generator',
-    logits="the discriminator's opinion (b,): above 0 means real",
-    bs='batch size', sz='side of a square picture in pixels')
+    z='noise that makes each draw different, float (b,z)',
+    real='pictures from the data', fake='pictures from the generator',
+    logits="the discriminator's opinion (b,): above 0 means real", bs='batch size', sz='side of a square picture in pixels')
 
-# %% ../nbs/00_core.ipynb #8e440f9b
+# %% ../nbs/00_core.ipynb #993e259c
 def _available():
     "Names of the devices that can be used here, the fastest first"
     mps = torch.backends.mps.is_available()
@@ -50,7 +50,7 @@ def default_device(
         raise InputError(f'device {str(name)!r} is not available: choose one of {", ".join(here)}')
     return dev
 
-# %% ../nbs/00_core.ipynb #a4862799
+# %% ../nbs/00_core.ipynb #c604fbff
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Precision:
         if torch.is_tensor(x) and x.ndim != 4: return x
         return x.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
-# %% ../nbs/00_core.ipynb #523aa146
+# %% ../nbs/00_core.ipynb #c1b3320f
 def _sync(device):
     "Wait until `device` has done what it was asked"
     if device.type in ('cuda', 'mps'): getattr(torch, device.type).synchronize()
 
 def _conv_seconds(device, precision, bound=math.inf, limit=.1):
-    "Seconds for one 3x3 convolution of 4 pictures (64 channels, 32x32), forward and backward; gives up early above `bound`"
+    "Seconds for a 3x3 convolution of 4 pictures (64 channels, 32x32), forward and backward; gives up above `bound`"
     x = precision.to(torch.full((4, 64, 32, 32), .1, device=device)).requires_grad_()
     w = precision.to(torch.full((64, 64, 3, 3), .01, device=device)).requires_grad_()
     times, end = [], math.inf
@@ -97,8 +97,8 @@ def _conv_seconds(device, precision, bound=math.inf, limit=.1):
         torch.autograd.grad(y.float().mean(), (x, w))
         _sync(device)
         times.append(time.perf_counter() - t)
-        if len(times) == 1: end = time.perf_counter() + limit   # the first run also sets things up
-        elif min(times) > bound: break
+        if len(times) == 1: end = time.perf_counter() + limit   # the first run also sets things up, for seconds on CUDA
+        if times[-1] > bound and (len(times) > 1 or device.type == 'cpu' and times[0] > bound + .1): break
     return min(times)
 
 def _measure(device):
@@ -113,7 +113,7 @@ def _measure(device):
     if best.dtype == torch.bfloat16: return replace(best, why=f'{plain/bf16:.1f}x faster than fp32 here')
     return replace(best, why=f'bf16 is {bf16/plain:.1f}x slower here' if bf16 > plain else 'bf16 gains under 15% here')
 
-# %% ../nbs/00_core.ipynb #bc91d3a2
+# %% ../nbs/00_core.ipynb #d1129601
 @lru_cache
 def _cpu_model():
     "Name of the processor, as exactly as the system tells"
@@ -150,7 +150,7 @@ def pick_precision(
     except PromptganError: pass   # a read-only home: measure again next time
     return p
 
-# %% ../nbs/00_core.ipynb #8619bf3d
+# %% ../nbs/00_core.ipynb #ff83c64d
 def to_pil(
     img,  # (3,h,w) or (1,h,w): floats in [-1,1], or uint8; a PIL picture passes through
 ) -> Image.Image:  # RGB
@@ -162,7 +162,7 @@ def to_pil(
     if x.is_floating_point(): x = x.float().nan_to_num(0., 1., -1.).add(1).mul(127.5).round().clamp(0, 255)
     return Image.fromarray(x.expand(3, -1, -1).permute(1, 2, 0).to(torch.uint8).contiguous().numpy())   # (h,w,3)
 
-# %% ../nbs/00_core.ipynb #3e10d7d0
+# %% ../nbs/00_core.ipynb #58eb07b4
 _CJK = re.compile('[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]')
 _RTL = re.compile('[\u0590-\u08ff]')   # Hebrew, Arabic: the letters need shaping and run to the left
 _FONTS = '/usr/share/fonts ~/.fonts ~/.local/share/fonts /System/Library/Fonts /Library/Fonts C:/Windows/Fonts'
@@ -187,7 +187,7 @@ def _can_draw(text):
     return not (_CJK.search(text) and not _cjk_file() or _RTL.search(text) and not features.check('raqm'))
 
 def _wrap(text, font, width, most=5):
-    "`text` in at most `most` lines of `width` pixels; Chinese breaks between any two letters, too long words where they must"
+    "`text` in at most `most` lines of `width` pixels; Chinese breaks between any two letters, long words anywhere"
     words = re.findall(rf'{_CJK.pattern}|\s|[^\s{_CJK.pattern[1:]}+', ' '.join(text.split()))
     lines, line = [], ''
     for part in [p for w in words for p in ([w] if font.getlength(w) <= width else w)]:
@@ -196,7 +196,7 @@ def _wrap(text, font, width, most=5):
     lines += [line.strip()] if line.strip() else []
     return lines if len(lines) <= most else lines[:most-1] + [lines[most-1][:-1] + '…']
 
-# %% ../nbs/00_core.ipynb #1e7e2bb7
+# %% ../nbs/00_core.ipynb #19e2ffcd
 def _png(pic):
     "The bytes of `pic` as a PNG file"
     out = io.BytesIO()
@@ -225,7 +225,8 @@ class PictureGrid:
         "The grid as HTML; the browser brings the letters and the captions stay text"
         def figure(pic, caption):
             src, text = b64encode(_png(pic)).decode(), html.escape(caption)
-            return (f'<figure style="margin:4px;width:{pic.width}px"><img src="data:image/png;base64,{src}" alt="{text}">'
+            return (f'<figure style="margin:4px;width:{pic.width}px">'
+                    f'<img src="data:image/png;base64,{src}" alt="{text}">'
                     f'<figcaption dir="auto" style="font-size:12px;text-align:center">{text}</figcaption></figure>')
         width = self.ncol*(max(p.width for p in self.pics) + 8)
         head = f'<div style="font-weight:bold">{html.escape(self.title)}</div>' if self.title else ''
@@ -242,7 +243,7 @@ class PictureGrid:
         if kind is None: raise InputError(f'cannot tell the kind of picture from {path}: end it in .png, .jpg or .html')
         return atomic_write(path, lambda f: self.image.save(f, kind))
 
-# %% ../nbs/00_core.ipynb #d7afe6d8
+# %% ../nbs/00_core.ipynb #13c20fe5
 def _draw_grid(grid, gap=8, size=12):
     "Draw the pictures of `grid` in rows with wrapped captions of `size` pixels"
     w, h = (max((d(p) for p in grid.pics), default=1) for d in (lambda p: p.width, lambda p: p.height))
@@ -263,7 +264,7 @@ def _draw_grid(grid, gap=8, size=12):
         top += height
     return page
 
-# %% ../nbs/00_core.ipynb #89534df1
+# %% ../nbs/00_core.ipynb #6822c595
 def _enlarge(pic, scale):
     "`pic` at `scale`: whole numbers repeat pixels, anything else is smoothed"
     if scale == 1: return pic

@@ -1,0 +1,42 @@
+"What all tests share: no network, no key, a home of their own, one wheel"
+import os, runpy, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OFFLINE = ROOT/'tests'/'offline'
+runpy.run_path(str(OFFLINE/'sitecustomize.py'))   # here; programs that tests start get it through PYTHONPATH
+
+@pytest.fixture(autouse=True, scope='session')
+def surroundings(tmp_path_factory):
+    "No test reads a key or writes into the home folder"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('OPENAI_API_KEY', 'OPENAI_BASE_URL', 'IN_TEST'): patch.delenv(name, raising=False)
+        patch.setenv('PROMPTGAN_HOME', os.environ.get('PROMPTGAN_HOME') or str(tmp_path_factory.mktemp('home')))
+        patch.setenv('PYTHONPATH', os.pathsep.join(map(str, (OFFLINE, ROOT))))
+        yield
+
+@pytest.fixture(scope='session')
+def sources(tmp_path_factory):
+    "A copy of what the wheel is built from, because building leaves things behind"
+    here = tmp_path_factory.mktemp('sources')
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'):
+        if (ROOT/name).exists(): shutil.copy(ROOT/name, here)
+    shutil.copytree(ROOT/'promptgan', here/'promptgan', ignore=shutil.ignore_patterns('__pycache__'))
+    return here
+
+@pytest.fixture(scope='session')
+def build_wheel(sources):
+    "A function that builds the wheel into the folder it is given"
+    def build(out):
+        env = {**os.environ, 'SOURCE_DATE_EPOCH': '1767225600'}   # the same times inside, whenever it is built
+        cmd = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', out, sources]
+        done = subprocess.run(list(map(str, cmd)), env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return next(Path(out).glob('*.whl'))
+    return build
+
+@pytest.fixture(scope='session')
+def wheel(build_wheel, tmp_path_factory):
+    "Path of the wheel"
+    return build_wheel(tmp_path_factory.mktemp('wheel'))

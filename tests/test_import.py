@@ -1,0 +1,63 @@
+"`import promptgan` is quick and leaves no trace"
+import os, statistics, subprocess, sys
+import pytest
+from conftest import OFFLINE, ROOT
+
+CLEAN = {k: v for k, v in os.environ.items() if k in ('PATH', 'LD_LIBRARY_PATH', 'SYSTEMROOT', 'TMPDIR', 'LANG', 'VIRTUAL_ENV')}
+
+def python(code, cwd, **env):
+    "Run `code` in a fresh interpreter that knows no home"
+    env = {**CLEAN, 'PYTHONPATH': os.pathsep.join(map(str, (OFFLINE, ROOT))), 'PYTHONDONTWRITEBYTECODE': '1', **env}
+    done = subprocess.run([sys.executable, '-c', code], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+TIME = '''
+import time, torch, torchvision
+start = time.perf_counter()
+import promptgan
+print(time.perf_counter() - start)
+'''
+
+def test_import_is_quick(tmp_path):
+    python(TIME, tmp_path)   # the first one fills the disk cache
+    seconds = [float(python(TIME, tmp_path)) for _ in range(3)]
+    assert statistics.median(seconds) < 1.5, seconds
+
+TRACE = '''
+import sys, torch, torchvision
+seen = []
+def hook(event, args):
+    if event.startswith('socket.') and event != 'socket.gethostname': seen.append(event)
+    if event in ('os.mkdir', 'os.rename', 'os.remove', 'os.truncate', 'subprocess.Popen', 'os.system'): seen.append((event, str(args)))
+    if event == 'open' and set(str(args[1])) & set('wax+') and args[0] != '/dev/null': seen.append((event, str(args)))
+sys.addaudithook(hook)
+import promptgan
+for name in getattr(promptgan, '__all__', []): getattr(promptgan, name)
+seen, found = [], list(seen)
+print(found)
+'''
+
+def test_import_opens_no_socket_and_writes_no_file(tmp_path):
+    assert python(TRACE, tmp_path).strip() == '[]'
+    assert list(tmp_path.iterdir()) == []
+
+def test_trace_would_notice(tmp_path):
+    bad = TRACE.replace('import promptgan\n', "import promptgan, socket; socket.socket().close(); open('x', 'w').close()\n")
+    found = python(bad, tmp_path)
+    assert 'socket.__new__' in found and "'x'" in found
+
+def test_import_without_home_in_a_folder_one_cannot_write(tmp_path):
+    tmp_path.chmod(0o555)
+    try: assert 'version' in python("import promptgan; print('version', promptgan.__version__)", tmp_path, HOME='/nonexistent')
+    finally: tmp_path.chmod(0o755)
+    assert list(tmp_path.iterdir()) == []
+
+def test_import_leaves_global_random_state_alone(tmp_path):
+    code = '''
+import random, torch, numpy as np
+state = lambda: (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
+before = state()
+import promptgan
+print(state() == before)'''
+    assert python(code, tmp_path).strip() == 'True'

@@ -1,0 +1,63 @@
+"The wheel works for somebody who has only the wheel: new environment, newest versions of everything, outside the repository"
+import os, subprocess, sys, sysconfig, venv
+from importlib import metadata
+from pathlib import Path
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.network
+HEAVY = ('torch', 'torchvision', 'triton', 'nvidia', 'cuda')   # gigabytes: borrowed from this environment instead of downloaded
+
+def is_heavy(name): return name.lower().replace('_', '-').split('-')[0] in HEAVY
+
+def lend(folder):
+    "Link the heavy packages of this environment, and nothing else of it, into `folder`"
+    for dist in filter(lambda d: is_heavy(d.metadata['Name'] or ''), metadata.distributions()):
+        tops = {Path(f).parts[0] for f in dist.files or [] if Path(f).parts[0] not in ('..', '__pycache__')}
+        for top in tops:
+            target = Path(dist.locate_file(top)).resolve()
+            if target.exists() and not (folder/top).exists(): (folder/top).symlink_to(target)
+
+@pytest.fixture(scope='module')
+def elsewhere(wheel, tmp_path_factory):
+    "A new virtual environment with the wheel in it: a function that runs one of its programs in an empty folder"
+    base, lent = tmp_path_factory.mktemp('elsewhere'), tmp_path_factory.mktemp('lent')
+    lend(lent)
+    venv.create(base/'venv', with_pip=True)
+    at = lambda key: Path(sysconfig.get_path(key, 'venv', {'base': str(base/'venv'), 'platbase': str(base/'venv')}))
+    (at('purelib')/'lent.pth').write_text(f'{lent}\n')
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | {'OMP_NUM_THREADS': '2'}
+    (base/'work').mkdir()
+    def run(program, *args, timeout=300):
+        cmd = [str(at('scripts')/program), *map(str, args)]
+        done = subprocess.run(cmd, cwd=base/'work', env=env, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, f'{cmd}\n{done.stdout}\n{done.stderr}'
+        return done.stdout
+    run('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', wheel, timeout=600)
+    run.folder = base/'work'
+    return run
+
+def test_newest_versions_are_installed(elsewhere):
+    code = "import fastcore, promptgan, torch; from importlib.metadata import version; print(version('fastcore'), promptgan.__file__)"
+    fastcore, file = elsewhere('python', '-c', code).split()
+    assert int(fastcore.split('.')[0]) >= 2
+    assert Path(file).is_relative_to(elsewhere.folder.parent)
+
+def test_all_modules_import(elsewhere):
+    code = '''
+import importlib, pkgutil, promptgan
+names = [m.name for m in pkgutil.walk_packages(promptgan.__path__, 'promptgan.')]
+for n in names: importlib.import_module(n)
+print(len(names))'''
+    assert int(elsewhere('python', '-c', code)) > 3
+
+def test_info(elsewhere):
+    from promptgan import __version__
+    assert __version__ in elsewhere('promptgan', 'info')
+
+def test_train_and_generate(elsewhere):
+    elsewhere('promptgan', 'train', 'scenes', '--preset', 'nano', '--minutes', 0.1, '--out', 'run', '--seed', 0)
+    assert (elsewhere.folder/'run'/'config.json').exists()
+    elsewhere('promptgan', 'generate', 'a red house', '--model', 'run', '--n', 2, '--seed', 0, '--out', 'pictures')
+    pictures = [Image.open(p) for p in (elsewhere.folder/'pictures').rglob('*.png')]
+    assert len(pictures) >= 2 and all(p.size[0] >= 64 for p in pictures)
