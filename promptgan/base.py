@@ -7,39 +7,39 @@ __all__ = ['PromptganError', 'DataError', 'CaptionError', 'InputError', 'Trainin
            'LLMQuotaError', 'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt',
            'CheckpointMismatch', 'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
 
-# %% ../nbs/00_base.ipynb #16e06bf6
+# %% ../nbs/00_base.ipynb #7ff74d00
 import errno, hashlib, json, math, operator, os, secrets, shutil, tempfile
 from pathlib import Path
 import torch
 
-# %% ../nbs/00_base.ipynb #b6d13cc0
+# %% ../nbs/00_base.ipynb #1815d879
 class PromptganError(Exception): "Something that promptgan can explain in one line: what, where, what to do"
 class DataError(PromptganError): "Pictures or a data set that cannot be used"
 class CaptionError(PromptganError): "Captions that are missing, unreadable or damaged"
 class InputError(PromptganError, ValueError): "An argument outside what is allowed; the message gives the allowed range"
 class TrainingDiverged(PromptganError): "Losses or weights stopped being finite, and going back did not help"
 
-# %% ../nbs/00_base.ipynb #04da78eb
+# %% ../nbs/00_base.ipynb #bcfbc284
 class LLMError(PromptganError): "The language model cannot be used as asked"
 class LLMAuthError(LLMError): "The key is missing, malformed or refused"
 class LLMQuotaError(LLMError): "The account has no credit left; asking again does not help"
 class LLMBadResponse(LLMError): "An answer that is not what was asked for"
 class BudgetExceeded(PromptganError): "The next call could cost more than the stated limit"
 
-# %% ../nbs/00_base.ipynb #a723b141
+# %% ../nbs/00_base.ipynb #588f2530
 class CheckpointError(PromptganError): "A checkpoint cannot be written or read"
 class CheckpointCorrupt(CheckpointError): "The file is not what was written"
 class CheckpointMismatch(CheckpointError): "The checkpoint belongs to another configuration, data set or version"
 class RunLocked(CheckpointError): "Another process trains in this run folder"
 
-# %% ../nbs/00_base.ipynb #17acdaeb
+# %% ../nbs/00_base.ipynb #2d65f2d0
 def home() -> Path:  # the folder; it may not exist yet
     "Folder for promptgan's caches: `$PROMPTGAN_HOME`, else `~/.cache/promptgan`"
     if os.environ.get('PROMPTGAN_HOME'): return Path(os.environ['PROMPTGAN_HOME']).expanduser()
     try: return Path.home()/'.cache'/'promptgan'
     except RuntimeError: return Path(tempfile.gettempdir())/'promptgan'   # no HOME and no such user: some containers
 
-# %% ../nbs/00_base.ipynb #899974ad
+# %% ../nbs/00_base.ipynb #3506b769
 def _free(
     path,  # a file that may not exist yet, in a folder that may not exist yet
 ) -> str:  # for example '12.3 GB free'
@@ -56,7 +56,7 @@ def _sync_folder(folder):
         if e.errno != errno.EINVAL: raise   # some network disks do not know fsync of a folder
     finally: os.close(fd)
 
-# %% ../nbs/00_base.ipynb #127cb7ea
+# %% ../nbs/00_base.ipynb #a0e2fbee
 def atomic_write(
     path,  # file to write; missing folders are made
     data,  # bytes, text (written as UTF-8), or a function that writes to the open binary file it is given
@@ -83,7 +83,7 @@ def atomic_write(
         except OSError: pass   # the first error is the one to tell
     return path
 
-# %% ../nbs/00_base.ipynb #cb0b923c
+# %% ../nbs/00_base.ipynb #27769903
 def _plain(o):
     "`o` in the types that JSON has; numbers that are not finite become None"
     if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
@@ -112,7 +112,7 @@ def read_json(
     except Exception as e:   # hostile files raise more kinds than one can list: depth, digits, encoding
         raise error(f'cannot read {path}: {type(e).__name__}: {str(e)[:200]}; restore it or delete it') from e
 
-# %% ../nbs/00_base.ipynb #7ab69e82
+# %% ../nbs/00_base.ipynb #222101eb
 def rng(
     seed: int,  # from 0 to 2**64-1
     *salt: int|str,  # what the numbers are for: a purpose, an epoch, a step, an index
