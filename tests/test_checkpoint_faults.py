@@ -1,11 +1,13 @@
 """Faults against saved states: kills, failing disks, flipped bytes, hostile files, locks, retention.
 
-Killing needs many processes, so `python tests/test_checkpoint_faults.py MODE FOLDER KILLS` is a small fork server: it imports torch
-once, forks children that save without pause, kills each at a random instant, and prints what it found as JSON.
+Killing needs many processes, so `python tests/test_checkpoint_faults.py MODE FOLDER KILLS` is a small fork server: it
+imports torch once, forks children that save without pause, kills each at a random instant, and prints what it found.
 """
-import builtins, errno, hashlib, json, os, random, resource, signal, subprocess, sys, time, warnings
+import builtins, copy, errno, hashlib, json, math, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import pytest, torch
+
+resource = pytest.importorskip('resource', reason='needs fork, signals and flock')
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path: sys.path.insert(0, str(ROOT))   # the server runs as a script
@@ -14,20 +16,18 @@ import promptgan.base as base
 from promptgan.checkpoint import CheckpointManager, RunLock, load_state, load_tree, save_state, state_tree
 from promptgan.core import CheckpointCorrupt, CheckpointError, CheckpointMismatch, PromptganError, RunLocked
 
-posix = pytest.mark.skipif(os.name != 'posix', reason='needs fork, signals and flock')
-
 # ---------------------------------------------------------------- a training that is nothing but its state
 
 def start():
     gen = torch.Generator().manual_seed(5)
-    return {'step': 0, 'x': torch.zeros(4), 'rng': gen.get_state(), 'ballast': torch.zeros(200_000)}
+    return {'step': 0, 'x': torch.zeros(4), 'rng': gen.get_state(), 'ballast': torch.zeros(100_000)}
 
 def advance(s):
     "One step: every value depends on all steps before"
     gen = torch.Generator(); gen.set_state(s['rng'])
     x = s['x']*.9 + torch.randn(4, generator=gen)
     step = s['step'] + 1
-    return {'step': step, 'x': x, 'rng': gen.get_state(), 'ballast': torch.full((200_000,), float(step))}
+    return {'step': step, 'x': x, 'rng': gen.get_state(), 'ballast': torch.full((100_000,), float(step))}
 
 def same(a, b): return all(a[k].equal(b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in start())
 
@@ -54,7 +54,7 @@ def serve(mode, folder, kills):
             finally: os._exit(1)
         os.close(w)
         reports = os.read(r, 2)                       # it has loaded and begins
-        time.sleep(dice.uniform(0, .03))
+        time.sleep(dice.uniform(0, .02))
         os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
         while more := os.read(r, 1 << 16): reports += more
         os.close(r)
@@ -68,28 +68,27 @@ def serve(mode, folder, kills):
         lost += mode == 'ours' and max(good, default=0) < told
     out = dict(corrupt=corrupt, lost=lost, temps=temps, steps=worst)
     if mode == 'ours':
-        got, want = CheckpointManager(folder).load()[0], start()
+        mgr = CheckpointManager(folder)
+        got, want = mgr.load()[0], start()
         while want['step'] < got['step']: want = advance(want)
-        out |= dict(equal=same(got, want), steps=got['step'], left=len(list(folder.glob('.promptgan-*.tmp'))),
-                    files=len(list(folder.glob('step_*'))))
+        mgr.save(got['step'] + 1, advance(got))       # tidies what kills between write and delete have left
+        out |= dict(equal=same(got, want), steps=got['step'], files=len(list(folder.iterdir())))
     print(json.dumps(out))
 
 def kill_many(mode, folder, kills=40):
-    r = subprocess.run([sys.executable, __file__, mode, str(folder), str(kills)], capture_output=True, text=True, timeout=60,
-                       env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    cmd, env = [sys.executable, __file__, mode, str(folder), str(kills)], {**os.environ, 'OMP_NUM_THREADS': '1'}
+    r = subprocess.run(cmd, capture_output=True, text=True, timeout=120, env=env)
     assert r.returncode == 0, r.stderr
     return json.loads(r.stdout)
 
-@posix
 def test_kills_never_corrupt(tmp_path):                                                              # T1
     found = kill_many('ours', tmp_path/'run')
-    assert found['corrupt'] == 0 and found['lost'] == 0, found       # every visible file loads; no success without its file
+    assert found['corrupt'] == 0 and found['lost'] == 0, found       # all visible files load, no success without one
     assert found['equal'] and found['steps'] > 20, found             # the much-killed run has the bits of a quiet one
-    assert found['left'] == 0 and found['files'] <= 3, found         # leftovers of the dead are swept
+    assert found['files'] == 2, found                                # nothing is left of the dead
 
-@posix
 def test_control_naive_save_does_corrupt(tmp_path):                                                  # T2
-    found = kill_many('naive', tmp_path/'run')
+    found = kill_many('naive', tmp_path/'run', 20)
     if not found['corrupt']: pytest.skip(f'this disk is too fast to be caught: {found} (information only)')
 
 # ---------------------------------------------------------------- the n-th operation fails
@@ -162,7 +161,6 @@ def test_nth_operation_fails(tmp_path, monkeypatch, how):                       
         assert n < 100
     assert n > 10                                                                    # it did try them all
 
-@posix
 def test_real_short_writes(tmp_path):
     "The system itself refuses to let the file grow: SIGXFSZ, then EFBIG, at many sizes"
     path = save_state(tmp_path/'s.safetensors', tree(1))
@@ -210,32 +208,40 @@ def forge(header, body=b'', length=None):
     data[at:at+64] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
 
-def about(**kw): return {'__metadata__': {'sha256': '0'*64, 'version': '1', 'skeleton': '{"tensor":"a"}', 'meta': '{}', **kw}}
-def entry(dtype='F32', shape=(2,), offsets=(0, 8)): return {**about(), 'a': dict(dtype=dtype, shape=list(shape), data_offsets=list(offsets))}
+def about(**kw):
+    return {'__metadata__': {'sha256': '0'*64, 'version': '1', 'skeleton': '{"tensor":"a"}', 'meta': '{}', **kw}}
+def entry(dtype='F32', shape=(2,), offsets=(0, 8)):
+    return {**about(), 'a': dict(dtype=dtype, shape=list(shape), data_offsets=list(offsets))}
 
-RAW = about()
 HOSTILE = {
-    'huge shape': entry(shape=[10**12], offsets=[0, 4*10**12]), 'huge product': entry(shape=[2**40]*60), 'many dims': entry(shape=[1]*100_000),
-    'negative': entry(shape=[-2], offsets=[0, -8]), 'minus twice': entry(shape=[-2, -1]), 'float shape': entry(shape=[2.]),
-    'true shape': entry(shape=[True, 2]), 'text shape': entry(shape=['2']), 'empty but huge': entry(shape=[0, 2**47, 2**47], offsets=[0, 0]),
-    'overlap': {**entry(), 'b': dict(dtype='F32', shape=[2], data_offsets=[0, 8])}, 'gap': entry(shape=[1], offsets=[4, 8]),
-    'beyond the end': entry(shape=[4], offsets=[0, 16]), 'bytes left over': entry(shape=[1], offsets=[0, 4]), 'backwards': entry(offsets=[8, 0]),
-    'unknown dtype': entry(dtype='PICKLE'), 'no dtype': {**about(), 'a': {}}, 'entry is text': {**about(), 'a': 'x'}, 'half bools': entry('BOOL', [8]),
-    'no such tensor': about(skeleton='{"tensor":"zz"}'), 'no skeleton': {'__metadata__': {'sha256': '0'*64, 'version': '1'}},
-    'strange node': about(skeleton='{"exec":["print(1)"]}'), 'two kinds': about(skeleton='{"list":[],"dict":[]}'), 'bare list': about(skeleton='[1]'),
-    'deep skeleton': about(skeleton='{"list":['*50_000 + ']}'*50_000), 'key is a list': about(skeleton='{"dict":[[[1],2]]}'),
-    'long number': about(skeleton='9'*10_000), 'skeleton is no text': about(skeleton=5), 'later version': about(version='2'),
-    'metadata twice deep': json.dumps(about())[:-1].replace(' ', '').encode() + b',"b":' + b'['*100_000 + b']'*100_000 + b'}',
+    'huge shape': entry(shape=[10**12], offsets=[0, 4*10**12]), 'huge product': entry(shape=[2**40]*60),
+    'many dims': entry(shape=[1]*100_000), 'empty but huge': entry(shape=[0, 2**47, 2**47], offsets=[0, 0]),
+    'negative': entry(shape=[-2], offsets=[0, -8]), 'minus twice': entry(shape=[-2, -1]),
+    'float shape': entry(shape=[2.]), 'true shape': entry(shape=[True, 2]), 'text shape': entry(shape=['2']),
+    'overlap': {**entry(), 'b': dict(dtype='F32', shape=[2], data_offsets=[0, 8])},
+    'gap': entry(shape=[1], offsets=[4, 8]),
+    'beyond the end': entry(shape=[4], offsets=[0, 16]), 'bytes left over': entry(shape=[1], offsets=[0, 4]),
+    'backwards': entry(offsets=[8, 0]), 'unknown dtype': entry(dtype='PICKLE'), 'no dtype': {**about(), 'a': {}},
+    'entry is text': {**about(), 'a': 'x'}, 'half bools': entry('BOOL', [8]),
+    'no such tensor': about(skeleton='{"tensor":"zz"}'),
+    'no skeleton': {'__metadata__': {'sha256': '0'*64, 'version': '1'}},
+    'strange node': about(skeleton='{"exec":["print(1)"]}'), 'two kinds': about(skeleton='{"list":[],"dict":[]}'),
+    'bare list': about(skeleton='[1]'), 'key is a list': about(skeleton='{"dict":[[[1],2]]}'),
+    'deep skeleton': about(skeleton='{"list":['*50_000 + ']}'*50_000), 'long number': about(skeleton='9'*10_000),
+    'skeleton is no text': about(skeleton=5), 'later version': about(version='2'),
+    'deep header': json.dumps(about())[:-1].replace(' ', '').encode() + b',"b":' + b'['*100_000 + b']'*100_000 + b'}',
 }
 
 @pytest.mark.parametrize('name', HOSTILE)
-def test_hostile_headers(tmp_path, name):                                                            # T14, T15
+def test_hostile_headers(tmp_path, monkeypatch, name):                                               # T14, T15
     f = tmp_path/'evil.safetensors'
-    f.write_bytes(forge(HOSTILE[name], b'\2'*8 if b'"a":' in json.dumps(HOSTILE[name], default=repr).replace(' ', '').encode() else b''))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    f.write_bytes(forge(HOSTILE[name], b'\2'*8 if isinstance(HOSTILE[name], dict) and 'a' in HOSTILE[name] else b''))
+    asked, empty = [0], torch.empty
+    def spy(shape, dtype): asked.append(math.prod(shape)*dtype.itemsize); return empty(shape, dtype=dtype)
+    monkeypatch.setattr(torch, 'empty', spy)
     with pytest.raises(CheckpointCorrupt, match='evil.safetensors') as e: load_state(f)
     assert len(str(e.value)) < 600 and 'sha256' not in str(e.value)                   # a check behind the hash spoke
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000       # kB
+    assert max(asked) <= f.stat().st_size                                             # no memory for what is not there
 
 def test_honest_forgery_loads(tmp_path):
     "The control: `forge` makes loadable files, so the tests above fail for the reason they name"
@@ -267,14 +273,13 @@ def test_mutated_files(tmp_path):                                               
     f, dice = save_state(tmp_path/'m.safetensors', tree(1)), random.Random(3)
     good = f.read_bytes()
     n = int.from_bytes(good[:8], 'little')
-    for _ in range(1500):                                                             # with a right hash each: only CheckpointError
+    for _ in range(600):                                                              # each with a right hash
         text = bytearray(good[8:8+n])
-        for _ in range(dice.randrange(1, 4)): text[dice.randrange(91, n)] = dice.choice(b'0123456789-{}[]",:eE\\ \0\xff')
+        for _ in range(dice.randrange(1, 4)): text[dice.randrange(91, n)] = dice.choice(b'0123456789-{}[]",:eE\\\0\xff')
         f.write_bytes(forge(bytes(text), good[8+n:]))
         try: load_state(f)
         except PromptganError: pass
 
-@posix
 def test_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path/'p.safetensors')
     with pytest.raises(CheckpointCorrupt, match='not a file'): load_state(tmp_path/'p.safetensors')
@@ -283,21 +288,24 @@ def test_pipe_does_not_hang(tmp_path):
 
 def test_each_missing_piece_is_named(tmp_path):                                                      # T7
     G, D = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
-    parts = {'G': G, 'D': D, 'optG': torch.optim.Adam(G.parameters()), 'optD': torch.optim.Adam(D.parameters()), 'gen': torch.Generator()}
+    parts = {'G': G, 'D': D, 'optG': torch.optim.Adam(G.parameters()), 'optD': torch.optim.Adam(D.parameters()),
+             'gen': torch.Generator()}
     D(G(torch.ones(1, 2))).sum().backward()
     for k in ('optG', 'optD'): parts[k].step()
     save_state(tmp_path/'s', state_tree(parts))
-    load_tree(parts, load_state(tmp_path/'s')[0])
-    def keys(d, at=()): return [(*at, k) for k in d] + [p for k, v in d.items() if isinstance(v, dict) and k != 'state' for p in keys(v, (*at, k))]
-    paths = keys(load_state(tmp_path/'s')[0])
+    whole = load_state(tmp_path/'s')[0]
+    load_tree(parts, whole)
+    def keys(d, at=()):
+        inner = [p for k, v in d.items() if isinstance(v, dict) and k != 'state' for p in keys(v, (*at, k))]
+        return [(*at, k) for k in d] + inner
+    paths = keys(whole)
     assert len(paths) >= 13
     for p in paths:
-        t = node = load_state(tmp_path/'s')[0]
+        t = node = copy.deepcopy(whole)
         for k in p[:-1]: node = node[k]
         del node[p[-1]]
         with pytest.raises(CheckpointMismatch, match='/'.join(map(str, p)) + ' is missing'): load_tree(parts, t)
 
-@posix
 def test_lock_is_free_after_kill(tmp_path):                                                          # T16
     r, w = os.pipe()
     pid = os.fork()
