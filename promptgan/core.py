@@ -8,7 +8,7 @@ __all__ = ['GLOSSARY', 'default_device', 'Precision', 'pick_precision', 'to_pil'
            'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt', 'CheckpointMismatch',
            'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
 
-# %% ../nbs/00_core.ipynb #32361049
+# %% ../nbs/00_core.ipynb #f47d744e
 import html, io, math, platform, re, time
 from base64 import b64encode
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, features
 from .base import *
 
-# %% ../nbs/00_core.ipynb #bdeba436
+# %% ../nbs/00_core.ipynb #97af00b6
 _all_ = ['PromptganError', 'DataError', 'CaptionError', 'InputError', 'TrainingDiverged', 'LLMError', 'LLMAuthError',
          'LLMQuotaError', 'LLMBadResponse', 'BudgetExceeded', 'CheckpointError', 'CheckpointCorrupt',
          'CheckpointMismatch', 'RunLocked', 'home', 'atomic_write', 'write_json', 'read_json', 'rng']
 
-# %% ../nbs/00_core.ipynb #8a26097b
+# %% ../nbs/00_core.ipynb #46d6480f
 GLOSSARY = dict(
     img='pictures, float (b,3,h,w) in [-1,1]; as stored: uint8 in [0,255]', txt='captions, a list of strings',
     tok='token ids, long (b,n); 0 is padding', emb='text embedding, float (b,e)',
@@ -33,7 +33,7 @@ GLOSSARY = dict(
     logits="the discriminator's opinion (b,): above 0 means real",
     bs='batch size', sz='side of a square picture in pixels')
 
-# %% ../nbs/00_core.ipynb #3518fe2d
+# %% ../nbs/00_core.ipynb #3fd03b79
 def _available():
     "Names of the devices that can be used here, the fastest first"
     mps = torch.backends.mps.is_available()
@@ -51,7 +51,7 @@ def default_device(
         raise InputError(f'device {str(name)!r} is not available: choose one of {", ".join(here)}')
     return dev
 
-# %% ../nbs/00_core.ipynb #0df27620
+# %% ../nbs/00_core.ipynb #24aa7b89
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Precision:
         if torch.is_tensor(x) and x.ndim != 4: return x
         return x.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
-# %% ../nbs/00_core.ipynb #2398330f
+# %% ../nbs/00_core.ipynb #6e34f91a
 def _sync(device):
     "Wait until `device` has done what it was asked"
     if device.type in ('cuda', 'mps'): getattr(torch, device.type).synchronize()
@@ -114,7 +114,7 @@ def _measure(device):
     if best.dtype == torch.bfloat16: return replace(best, why=f'{plain/bf16:.1f}x faster than fp32 here')
     return replace(best, why=f'bf16 is {bf16/plain:.1f}x slower here' if bf16 > plain else 'bf16 gains under 15% here')
 
-# %% ../nbs/00_core.ipynb #19689f30
+# %% ../nbs/00_core.ipynb #bf92a1c6
 @lru_cache
 def _cpu_model():
     "Name of the processor, as exactly as the system tells"
@@ -151,7 +151,7 @@ def pick_precision(
     except PromptganError: pass   # a read-only home: measure again next time
     return p
 
-# %% ../nbs/00_core.ipynb #371bfcba
+# %% ../nbs/00_core.ipynb #4bb8d865
 def to_pil(
     img,  # (3,h,w) or (1,h,w): floats in [-1,1], or uint8; a PIL picture passes through
 ) -> Image.Image:  # RGB
@@ -163,7 +163,7 @@ def to_pil(
     if x.is_floating_point(): x = x.float().nan_to_num(0., 1., -1.).add(1).mul(127.5).round().clamp(0, 255)
     return Image.fromarray(x.expand(3, -1, -1).permute(1, 2, 0).to(torch.uint8).contiguous().numpy())   # (h,w,3)
 
-# %% ../nbs/00_core.ipynb #fbab42bc
+# %% ../nbs/00_core.ipynb #d0f3addc
 _CJK = re.compile('[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]')
 _RTL = re.compile('[\u0590-\u08ff]')   # Hebrew, Arabic: the letters need shaping and run to the left
 _FONTS = '/usr/share/fonts ~/.fonts ~/.local/share/fonts /System/Library/Fonts /Library/Fonts C:/Windows/Fonts'
@@ -197,7 +197,7 @@ def _wrap(text, font, width, most=5):
     lines += [line.strip()] if line.strip() else []
     return lines if len(lines) <= most else lines[:most-1] + [lines[most-1][:-1] + '…']
 
-# %% ../nbs/00_core.ipynb #ce47c160
+# %% ../nbs/00_core.ipynb #34a6ef59
 def _png(pic):
     "The bytes of `pic` as a PNG file"
     out = io.BytesIO()
@@ -244,7 +244,7 @@ class PictureGrid:
         if kind is None: raise InputError(f'cannot tell the kind of picture from {path}: end it in .png, .jpg or .html')
         return atomic_write(path, lambda f: self.image.save(f, kind))
 
-# %% ../nbs/00_core.ipynb #ebdc7f69
+# %% ../nbs/00_core.ipynb #7216b07e
 def _draw_grid(grid, gap=8, size=12):
     "Draw the pictures of `grid` in rows with wrapped captions of `size` pixels"
     w, h = (max((d(p) for p in grid.pics), default=1) for d in (lambda p: p.width, lambda p: p.height))
@@ -265,7 +265,7 @@ def _draw_grid(grid, gap=8, size=12):
         top += height
     return page
 
-# %% ../nbs/00_core.ipynb #b881e8f6
+# %% ../nbs/00_core.ipynb #a6491257
 def _enlarge(pic, scale):
     "`pic` at `scale`: whole numbers repeat pixels, anything else is smoothed"
     if scale == 1: return pic

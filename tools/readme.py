@@ -10,15 +10,19 @@ def render(nb):
     "The Markdown of `nb` without hidden cells and directives, and its figures as name -> bytes"
     hidden = lambda c: re.search(r'^#\|\s*(hide|default_exp)\b', c.source, re.M)
     nb.cells = [c for c in nb.cells if not hidden(c)]
-    for c in nb.cells: c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
+    for c in nb.cells:
+        if re.search(r'^#\| *echo: *false', c.source, re.M): c.metadata['transient'] = {'remove_source': True}
+        c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
+    nb.cells = [c for c in nb.cells if c.source or c.get('outputs')]
     text, res = MarkdownExporter().from_notebook_node(nb)
     files = {}
     for i, (name, data) in enumerate(res['outputs'].items(), 1):
         files[f'nbs/images/index_{i}{Path(name).suffix}'] = data
         text = text.replace(f'({name})', f'(images/index_{i}{Path(name).suffix})')
-    fix = lambda m: f'{m[1]}({posixpath.normpath("nbs/" + m[2])})'   # links are relative to nbs/ in the notebook
-    text = re.sub(r'(\])\((?!\w+:|#|/)([^)\s]+)\)', fix, text)
+    fix = lambda m: f']({posixpath.normpath("nbs/" + m[1])})'   # links are relative to nbs/ in the notebook
+    text = re.sub(r'\]\((?!\w+:|#|/)([^)\s]+)\)', fix, text)
     note = '<!-- written from nbs/index.ipynb by tools/readme.py; edit the notebook -->\n\n'
+    text = re.sub(r'^ +$', '', text, flags=re.M)
     return note + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', files
 
 text, files = render(nbformat.read(root/'nbs/index.ipynb', 4))
