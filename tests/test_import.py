@@ -1,5 +1,5 @@
 "`import promptgan` is quick and leaves no trace"
-import os, statistics, subprocess, sys
+import os, socket, statistics, subprocess, sys
 import pytest
 from conftest import OFFLINE, ROOT
 
@@ -60,3 +60,10 @@ before = state()
 import promptgan
 print(state() == before)'''
     assert python(code, tmp_path).strip() == 'True'
+
+def test_tests_cannot_reach_the_network():
+    with socket.socket() as s, pytest.raises(OSError, match='do not use the network'): s.connect(('192.0.2.1', 80))
+    with socket.socket() as server, socket.socket() as s:   # this machine is allowed
+        server.bind(('127.0.0.1', 0))
+        server.listen()
+        s.connect(server.getsockname())
