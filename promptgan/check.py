@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FolderReport', 'check_folder']
 
-# %% ../nbs/01b_check.ipynb #64a471da
+# %% ../nbs/01b_check.ipynb #be0ac3a9
 import html, os, unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .items import Problem, count_problems, is_picture, printable
 from .pictures import MAX_PIXELS
 from .readers import read_folder
 
-# %% ../nbs/01b_check.ipynb #29bb4eee
+# %% ../nbs/01b_check.ipynb #df965494
 def _doubles(names, hashes):
     "A note for each picture that repeats an earlier one"
     first = {}
@@ -28,10 +28,10 @@ def _clashes(names):
     seen = {}
     for n in names:
         key = unicodedata.normalize('NFC', n).casefold()
-        if key in seen: yield Problem(n, 'note', f'only case or accents differ from {seen[key]}: one file on macOS, Windows', True)
+        if key in seen: yield Problem(n, 'note', f'the same file as {seen[key]} on macOS and Windows', True)
         seen.setdefault(key, n)
 
-# %% ../nbs/01b_check.ipynb #ded2f120
+# %% ../nbs/01b_check.ipynb #e04fc3c9
 @dataclass(repr=False)
 class FolderReport:
     "What `check_folder` found; shows itself"
@@ -66,7 +66,7 @@ class FolderReport:
     __repr__ = __str__
     def _repr_html_(self): return '<pre>' + html.escape(str(self)) + '</pre>'
 
-# %% ../nbs/01b_check.ipynb #fd08f7c7
+# %% ../nbs/01b_check.ipynb #764da630
 def check_folder(
     path,  # folder of pictures as for `TextImageData.from_folder`
     max_pixels=MAX_PIXELS,  # larger pictures are refused
@@ -82,4 +82,5 @@ def check_folder(
     problems = [*listing.problems, *bad.values(), *_doubles(names, hashes), *_clashes(o.name for o in listing.items)]
     if not listing.items and not problems: problems = [Problem('.', 'missing', 'there are no pictures in this folder')]
     split = Counter(o.split for o in good if o.split)
-    return FolderReport(os.fspath(path), len(good), sum(len(o.captions) for o in good), dict(split), listing.source, problems)
+    n_captions = sum(len(o.captions) for o in good)
+    return FolderReport(os.fspath(path), len(good), n_captions, dict(split), listing.source, problems)

@@ -6,13 +6,13 @@
 __all__ = ['canonical', 'CaptionSet', 'spectral_words', 'HardCaptions', 'swap_contrastive', 'fit_projection', 'train_text_model',
            'probe']
 
-# %% ../nbs/05a_contrast.ipynb #afd14b91
+# %% ../nbs/05a_contrast.ipynb #7796de5f
 import math, time
 import torch, torch.nn as nn, torch.nn.functional as F
 from .core import DataError, InputError, rng
 from .text import TextEncoder, TextModel, Tokenizer
 
-# %% ../nbs/05a_contrast.ipynb #7b05b029
+# %% ../nbs/05a_contrast.ipynb #57c77c58
 def canonical(
     a:torch.Tensor, # (n,f) features of one caption per picture
     b:torch.Tensor, # (n,f) features of another caption of the same picture
@@ -27,7 +27,7 @@ def canonical(
     r, Q = r.flip(0)[:k].clamp(0, 1), Q.flip(1)[:, :k]
     return mean, (W @ Q*r).float(), r.float()
 
-# %% ../nbs/05a_contrast.ipynb #19d0583c
+# %% ../nbs/05a_contrast.ipynb #81c5acc7
 class CaptionSet:
     "All captions of a data set as padded tokens (n,c,len), with how many there are of each picture"
     def __init__(self, data, tokenizer):
@@ -51,17 +51,18 @@ def _bags(tok, vocab):
     return bag
 
 @torch.no_grad()
-def spectral_words(encoder, caps, g, pairs=12_000):
-    "Start the word vectors with the canonical directions of bags of words; what is left of the width stays random"
+def spectral_words(encoder, caps, g, pairs=6_000):
+    "Start the word vectors with the canonical directions of bags of words; what is left stays random, more so for rare words"
     idx = torch.randint(len(caps), (pairs,), generator=g)
     a, b = caps.pick(idx, g); d = encoder.words.weight.shape[1]
     _, W, r = canonical(_bags(a, caps.vocab), _bags(b, caps.vocab), 2*d//3, 1e-3)
     W = W[:, r > .3]; k = W.shape[1]
     if k: encoder.words.weight[:, :k] = W/W.square().sum(1).mean().sqrt()*math.sqrt(k)*.6
-    encoder.words.weight[:, k:] = torch.randn(caps.vocab, d-k, generator=g)*(.3 if k else 1.)
+    rare = (len(caps.flat)/(_bags(caps.flat, caps.vocab) > 0).sum(0).clamp(min=1)).log()[:, None]; rare = rare/rare.max()
+    encoder.words.weight[:, k:] = torch.randn(caps.vocab, d-k, generator=g)*(.3*rare if k else 1.)
     return k
 
-# %% ../nbs/05a_contrast.ipynb #05b015bb
+# %% ../nbs/05a_contrast.ipynb #c95357d6
 class HardCaptions:
     "Finds captions that share most words, and exchanges words of one class"
     def __init__(self, caps:CaptionSet, g:torch.Generator, classes_from:int=20_000):
@@ -87,7 +88,7 @@ class HardCaptions:
         out = tok.clone(); out[r, i], out[r, j] = tok[r, j], tok[r, i]
         return out, able
 
-# %% ../nbs/05a_contrast.ipynb #c39b1657
+# %% ../nbs/05a_contrast.ipynb #8e9cebbc
 def swap_contrastive(
     a:torch.Tensor,     # (b,e) one caption per picture
     b:torch.Tensor,     # (b,e) another caption of the same pictures
@@ -102,23 +103,23 @@ def swap_contrastive(
     one = lambda q, k: -(torch.cat([q @ k.T*scale, q @ s.T*scale + no], 1).log_softmax(1)[:, :len(q)]*p).sum(1).mean()
     return (one(a, b) + one(b, a))/2
 
-# %% ../nbs/05a_contrast.ipynb #da07ec28
+# %% ../nbs/05a_contrast.ipynb #ba4105bc
 @torch.no_grad()
-def fit_projection(encoder, caps, g, pairs=12_000):
+def fit_projection(encoder, caps, g, pairs=8_000):
     "Solve the encoder's last step: the directions that captions of the same picture share, each with variance 1"
-    idx = torch.randint(len(caps), (pairs,), generator=g); sides = [[], []]
+    idx = torch.randint(len(caps), (min(pairs, 12*len(caps)),), generator=g); sides = [[], []]
     for part in idx.split(1000):
         for side, t in zip(sides, caps.pick(part, g)): side.append(encoder.features(t))
-    encoder.mean[:], proj, r = canonical(torch.cat(sides[0]), torch.cat(sides[1]), encoder.config['e'])
+    encoder.mean[:], proj, r = canonical(torch.cat(sides[0]), torch.cat(sides[1]), encoder.config['e'], .05)
     encoder.proj.zero_(); encoder.proj[:, :proj.shape[1]] = proj
     return r
 
 def train_text_model(
     data,              # TextImageData; only its captions are used
-    minutes:float=1.,  # time for the contrastive steps
+    minutes:float=0.,  # time for contrastive steps; 0: only the exact solutions, see below
     e:int=256,         # width of the embedding
     seed:int=0,        # seed of everything random
-    bs:int=64,         # captions per step (each in two wordings, and one swapped)
+    bs:int=48,         # captions per step (each in two wordings, and one swapped)
     lr:float=2e-3,     # learning rate, decays to zero
     family:int=8,      # pictures per family of similar captions
     steps:int|None=None, # number of steps instead of minutes
@@ -128,14 +129,15 @@ def train_text_model(
     if minutes < 0 or e < 1: raise InputError(f'minutes {minutes} and e {e} must be positive')
     tokenizer = Tokenizer.train([c for cs in data.captions for c in cs]); caps = CaptionSet(data, tokenizer)
     g = rng(seed, 'text')
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); enc = TextEncoder(len(tokenizer), e=e)
-    spectral_words(enc, caps, g); hard = HardCaptions(caps, g); fit_projection(enc, caps, g)
-    scale = nn.Parameter(torch.tensor(10.).log()); opt = torch.optim.AdamW([*enc.parameters(), scale], lr, betas=(.9, .98))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed); enc = TextEncoder(len(tokenizer), e=e); head = nn.Linear(enc.mean.shape[0], e)
+    spectral_words(enc, caps, g); hard = HardCaptions(caps, g)
+    scale = nn.Parameter(torch.tensor(10.).log()); opt = torch.optim.AdamW([*enc.parameters(), *head.parameters(), scale], lr, betas=(.9, .98))
     step, t0 = 0, time.monotonic()
     while (done := step/steps if steps is not None else (time.monotonic()-t0)/(60*minutes + 1e-9)) < 1:
         opt.param_groups[0]['lr'] = lr*min(1, (step+1)/30)*(.5 + .5*math.cos(math.pi*done))
         idx = hard.families(bs, family, g); a, b = caps.pick(idx, g); s, able = hard.swap(b, g)
-        za, zb, zs = enc(torch.cat([a, b, s])).chunk(3)
+        za, zb, zs = head(enc.features(torch.cat([a, b, s]))).chunk(3)
         first = caps.flat[caps.start[idx]]; same = (first[:, None] == first[None]).all(-1)
         loss = swap_contrastive(za, zb, zs, able, same, scale.exp())
         opt.zero_grad(); loss.backward(); opt.step(); step += 1
@@ -144,7 +146,7 @@ def train_text_model(
     fit_projection(enc, caps, g)
     return TextModel(tokenizer, enc)
 
-# %% ../nbs/05a_contrast.ipynb #fae65ad0
+# %% ../nbs/05a_contrast.ipynb #3b49a33e
 def _read(Z, y, Zt, yt):
     "Accuracy of a ridge readout of labels y (-1: skip), trained on Z and tested on Zt"
     m, mt = y >= 0, yt >= 0; one = lambda t: torch.cat([t, torch.ones(len(t), 1)], 1).double()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #dc8f23dc
+# %% ../nbs/09_learner.ipynb #e39a0a99
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #3f3c130d
+# %% ../nbs/09_learner.ipynb #ab6ab79f
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -64,7 +64,7 @@ class Batches:
         real = to(self.imgs[idx[mine]]).float()/127.5 - 1
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine], z[mine])))
 
-# %% ../nbs/09_learner.ipynb #1520e838
+# %% ../nbs/09_learner.ipynb #1022098f
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 @dataclass
@@ -95,7 +95,7 @@ class Recipe:
             p = low_res_l1(fake, b.real, self.pixel_size); loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #89917028
+# %% ../nbs/09_learner.ipynb #3f3a2c59
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -119,7 +119,7 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #b9333462
+# %% ../nbs/09_learner.ipynb #331afac9
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -157,16 +157,17 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #ae0fffe3
+# %% ../nbs/09_learner.ipynb #02042013
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget: `steps`, `minutes` or `images` (thousands: multiply); `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]
     if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0: raise InputError('fit needs exactly one budget: steps=, minutes= or images=, 0 or more')
     if images is not None: steps = math.ceil(images/self.batches.bs)
+    self.stop, bad, old = None, 0, None
+    if resume:
+        for cb in self.cbs: old = (cb.resume(self) if hasattr(cb, 'resume') else None) or old
     self.budget = SimpleNamespace(steps=steps, seconds=None if minutes is None else minutes*60, from_step=self.step, from_seconds=self.seconds)
-    self.stop, bad = None, 0
-    for cb in self.cbs:
-        if resume and hasattr(cb, 'resume'): cb.resume(self)
+    if old and steps is not None and old['steps'] == steps and self.step < old['from_step'] + steps: self.budget.from_step = old['from_step']
     self.call('before_fit'); last = time.monotonic()
     try:
         while self.frac < 1 and not self.stop:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #a0fa7330
+# %% ../nbs/05_text.ipynb #914a7a02
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
 from .core import CheckpointError, InputError, atomic_write, rng, write_json
 
-# %% ../nbs/05_text.ipynb #e1b885ef
+# %% ../nbs/05_text.ipynb #db2838bc
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -41,6 +41,9 @@ class Tokenizer:
         bad = [t for t in txt if not isinstance(t, str)]
         if bad: raise InputError(f'prompts must be text, got {type(bad[0]).__name__}')
         return torch.tensor([e.ids for e in self.tok.encode_batch([t.encode('utf8', 'replace').decode() for t in txt])], dtype=torch.long)
+    def split(self, text:str) -> list[str]:
+        "Words as the tokenizer sees them, before any merging"
+        return _pieces(self.tok, text)
     def unknown(self,
         prompt:str, # any prompt
     ) -> list[str]: # words (or runs of Chinese characters) that no training caption holds
@@ -52,7 +55,7 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #abbedd0f
+# %% ../nbs/05_text.ipynb #480cca7b
 class Bind(nn.Module):
     "Second-order pooling: each word times the fading sum of its neighbours, (b,n,d) -> (b,m)"
     def __init__(self,
@@ -70,7 +73,7 @@ class Bind(nn.Module):
         c = torch.einsum('hij,bjhm->bihm', W, self.B(x).unflatten(-1, (4, -1))).flatten(2)          # (b,n,m)
         return (self.A(x)*c).sum(1)
 
-# %% ../nbs/05_text.ipynb #1bb7a94a
+# %% ../nbs/05_text.ipynb #94e1fd89
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -109,7 +112,7 @@ class TextEncoder(nn.Module):
         return torch.cat([x.sum(1)/4, self.bind(x)/20], 1)
     def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
 
-# %% ../nbs/05_text.ipynb #e6491c7b
+# %% ../nbs/05_text.ipynb #9acccbcd
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
