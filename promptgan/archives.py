@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_coco', 'read_webdataset']
 
-# %% ../nbs/01d_archives.ipynb #a89074a4
+# %% ../nbs/01d_archives.ipynb #b72bfc95
 import glob, json, os, posixpath, tarfile
 from pathlib import Path
 from .core import CaptionError, DataError
@@ -13,7 +13,7 @@ from .items import *
 from .pictures import ENDINGS, MAX_BYTES
 from .readers import row_captions
 
-# %% ../nbs/01d_archives.ipynb #63e5e6b6
+# %% ../nbs/01d_archives.ipynb #fb5f0cdb
 def read_coco(
     folder,  # where the pictures are
     json_file,  # captions_train2017.json and the like
@@ -38,7 +38,7 @@ def read_coco(
     problems += [Problem(n, 'unlisted', 'not in the JSON') for n in found if is_picture(n) and n not in seen]
     return Listing(items, problems, 'COCO captions')
 
-# %% ../nbs/01d_archives.ipynb #384f1ede
+# %% ../nbs/01d_archives.ipynb #260196e9
 def _member_bytes(shard, offset, size):
     "A function that reads one member of a tar"
     def read():
@@ -78,7 +78,7 @@ def _member_captions(shard, parts):
         if isinstance(row, dict): found += row_captions(row)[0]
     return clean_captions(s for s in found if s.strip())[0]
 
-# %% ../nbs/01d_archives.ipynb #bd49e7e9
+# %% ../nbs/01d_archives.ipynb #eb700d5b
 def read_webdataset(
     shards,  # path of a tar, a glob such as 'data/*.tar', or a list of paths
 ) -> Listing:  # items in the order of the shards

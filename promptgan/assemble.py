@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEARLY_UNIQUE', 'read_pictures', 'permute_', 'PictureStore', 'picture_hash', 'caption_key', 'split_pictures']
 
-# %% ../nbs/01f_assemble.ipynb #65d7bdd6
+# %% ../nbs/01f_assemble.ipynb #47a421fb
 import hashlib, os, secrets, shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,7 +14,7 @@ from .core import DataError, InputError, home, rng
 from .items import clean_caption, printable
 from .pictures import read_picture
 
-# %% ../nbs/01f_assemble.ipynb #0f2fff4d
+# %% ../nbs/01f_assemble.ipynb #74e4d1f3
 def _chunks(items, n):
     "Lists of at most `n`"
     items = iter(items)
@@ -25,7 +25,7 @@ def _try(item, **kwargs):
     try: return read_picture(item.source, **kwargs)
     except DataError as e: return e
 
-# %% ../nbs/01f_assemble.ipynb #193410b3
+# %% ../nbs/01f_assemble.ipynb #65d8f403
 def read_pictures(
     items,  # iterable of `Item`
     total=0,  # how many; above 500 a progress bar is shown
@@ -34,14 +34,15 @@ def read_pictures(
 ):  # yields (item, uint8 (3,sz,sz) or DataError) in the order of `items`
     "Read pictures in a few threads"
     from tqdm.auto import tqdm
-    bar = tqdm(total=total, desc='reading pictures', unit='img', disable=total <= 500, leave=False)
+    bar = tqdm(total=total, desc='reading pictures', unit='img', leave=False,
+               disable=True if total <= 500 else None)   # None: not in log files
     with bar, ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(items, 128):
             for item, pic in zip(chunk, pool.map(lambda o: _try(o, **kwargs), chunk)):
                 yield item, pic
                 bar.update()
 
-# %% ../nbs/01f_assemble.ipynb #3b7debd0
+# %% ../nbs/01f_assemble.ipynb #a86d766d
 def _write_raw(path, pics):
     "Write the bytes of pictures one after the other; how many"
     n = 0
@@ -60,7 +61,7 @@ def _map(path, n, size, shared):
     flat = torch.from_file(str(path), shared=shared, size=n*3*size*size, dtype=torch.uint8)
     return flat.view(n, 3, size, size)
 
-# %% ../nbs/01f_assemble.ipynb #0a4abcee
+# %% ../nbs/01f_assemble.ipynb #b90b5ef1
 def permute_(
     imgs,  # tensor (n,...), changed in place
     order,  # `order[i]` is the old place of what comes to place `i`
@@ -76,7 +77,7 @@ def permute_(
         imgs[i], done[i] = first, True
     return imgs
 
-# %% ../nbs/01f_assemble.ipynb #5242ace4
+# %% ../nbs/01f_assemble.ipynb #ca59022a
 class PictureStore:
     "Collects pictures in RAM, or in a mapped file when they would need more than `max_ram_gb`"
     def __init__(self,
@@ -119,7 +120,7 @@ class PictureStore:
         if self.path is not None: self.path.unlink(missing_ok=True)
         return imgs
 
-# %% ../nbs/01f_assemble.ipynb #121bfaff
+# %% ../nbs/01f_assemble.ipynb #6518f6c5
 def picture_hash(
     pic,  # uint8 (3,sz,sz)
 ) -> str:  # the same for the same pixels
@@ -132,7 +133,7 @@ def caption_key(
     "`caption` without case and the stop at its end"
     return clean_caption(caption).casefold().rstrip('.!。！ ')
 
-# %% ../nbs/01f_assemble.ipynb #6c0bce1c
+# %% ../nbs/01f_assemble.ipynb #a6e106b7
 def _groups(keys):
     "Lists of indices: `keys[i]` are the things that `i` shares; sharing is passed on"
     root = list(range(len(keys)))
@@ -155,7 +156,7 @@ def _draw_groups(groups, quota, seed):
     if not taken and quota and len(groups) > 1 and len(smallest) <= quota + 2: taken = smallest
     return taken
 
-# %% ../nbs/01f_assemble.ipynb #78d243f8
+# %% ../nbs/01f_assemble.ipynb #ca3e831b
 NEARLY_UNIQUE = .8   # share of distinct captions from which on they count as written for one picture
 
 def split_pictures(

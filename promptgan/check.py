@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FolderReport', 'check_folder']
 
-# %% ../nbs/01b_check.ipynb #be0ac3a9
+# %% ../nbs/01b_check.ipynb #ff672e41
 import html, os, unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .items import Problem, count_problems, is_picture, printable
 from .pictures import MAX_PIXELS
 from .readers import read_folder
 
-# %% ../nbs/01b_check.ipynb #df965494
+# %% ../nbs/01b_check.ipynb #0d88d60b
 def _doubles(names, hashes):
     "A note for each picture that repeats an earlier one"
     first = {}
@@ -31,7 +31,7 @@ def _clashes(names):
         if key in seen: yield Problem(n, 'note', f'the same file as {seen[key]} on macOS and Windows', True)
         seen.setdefault(key, n)
 
-# %% ../nbs/01b_check.ipynb #e04fc3c9
+# %% ../nbs/01b_check.ipynb #93857219
 @dataclass(repr=False)
 class FolderReport:
     "What `check_folder` found; shows itself"
@@ -66,7 +66,7 @@ class FolderReport:
     __repr__ = __str__
     def _repr_html_(self): return '<pre>' + html.escape(str(self)) + '</pre>'
 
-# %% ../nbs/01b_check.ipynb #764da630
+# %% ../nbs/01b_check.ipynb #f77bd2dc
 def check_folder(
     path,  # folder of pictures as for `TextImageData.from_folder`
     max_pixels=MAX_PIXELS,  # larger pictures are refused

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['assemble', 'TextImageData']
 
-# %% ../nbs/01_data.ipynb #76aa4f3a
+# %% ../nbs/01_data.ipynb #b8a8abd4
 import os
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from .pairs import TextImageData
 from .pictures import MAX_PIXELS, rgb_of
 from .readers import fill_template, read_folder
 
-# %% ../nbs/01_data.ipynb #21d641fb
+# %% ../nbs/01_data.ipynb #1e1c9308
 _all_ = ['TextImageData']
 
-# %% ../nbs/01_data.ipynb #d8cee310
+# %% ../nbs/01_data.ipynb #e0887879
 _SPLIT_ORDER = ('train', 'valid', 'test', 'heldout')
 
 def _nothing(where, problems, total):
@@ -48,7 +48,7 @@ def _columns(items):
     attrs = {k: torch.stack([torch.as_tensor(o.attrs[k]) for o in items]).long() for k in sorted(names)}
     return dict(attrs=attrs, langs=[o.langs for o in items] if items and all(o.langs for o in items) else None)
 
-# %% ../nbs/01_data.ipynb #5161795e
+# %% ../nbs/01_data.ipynb #52bc6187
 def assemble(
     items,  # iterable of `Item`
     total,  # how many at most
@@ -83,7 +83,7 @@ def assemble(
     return TextImageData(imgs, [o.captions for o in kept], [split[i] for i in order], [o.name for o in kept],
                          info=info, report=problems, **_columns(kept))
 
-# %% ../nbs/01_data.ipynb #3a073ccd
+# %% ../nbs/01_data.ipynb #a36c0cab
 @patch(cls_method=True)
 def from_folder(cls: TextImageData,
     path,  # pictures with metadata.jsonl/.csv, a .txt of the same name (one caption a line), or in class folders
@@ -103,7 +103,7 @@ def from_folder(cls: TextImageData,
     return assemble(listing.items, len(listing.items), listing.problems, printable(path), size, valid, seed, max_ram_gb,
                     info, background=background, fit=fit, max_pixels=max_pixels)
 
-# %% ../nbs/01_data.ipynb #7fe3a6d5
+# %% ../nbs/01_data.ipynb #d7f3c5e0
 def _caption_lists(captions, n):
     "For each of `n` pictures a list of clean captions"
     captions = list(captions)
@@ -119,7 +119,7 @@ def _lowest(imgs):
     if torch.is_tensor(imgs) or isinstance(imgs, np.ndarray): return float(imgs.min()) if len(imgs) else 0.
     return min((float(o.min()) for o in imgs if hasattr(o, 'min')), default=0.)
 
-# %% ../nbs/01_data.ipynb #156de7e2
+# %% ../nbs/01_data.ipynb #db929a56
 @patch(cls_method=True)
 def from_arrays(cls: TextImageData,
     imgs,  # tensor (n,3,h,w), array (n,h,w,3), or list of arrays, PIL pictures, paths; uint8, floats in [0,1] or [-1,1]
@@ -150,7 +150,7 @@ def from_arrays(cls: TextImageData,
     return assemble(items, len(items), problems, 'the arrays', size, valid, seed, info=info, ordered=True,
                     signed=signed, **kwargs)
 
-# %% ../nbs/01_data.ipynb #d082eb43
+# %% ../nbs/01_data.ipynb #5cbbf23a
 @patch(cls_method=True)
 def from_coco(cls: TextImageData,
     folder,  # where the pictures are
@@ -182,7 +182,7 @@ def from_webdataset(cls: TextImageData,
     return assemble(listing.items, len(listing.items), listing.problems, printable(shards), size, valid, seed,
                     info=info, **kwargs)
 
-# %% ../nbs/01_data.ipynb #3f612da8
+# %% ../nbs/01_data.ipynb #db750f40
 def _words_for(target, names, attr_names, template):
     "Captions and exact attributes from the target of a torchvision set"
     if isinstance(target, str): return [target], {}
@@ -208,7 +208,7 @@ def _dataset_items(dataset, split, captions, names, template, problems):
         if texts: yield Item(name, img, texts, split, attrs=attrs)
         else: problems.append(Problem(name, 'captionless', 'no words for its target'))
 
-# %% ../nbs/01_data.ipynb #cd7b70b9
+# %% ../nbs/01_data.ipynb #b307f035
 @patch(cls_method=True)
 def from_dataset(cls: TextImageData,
     dataset,  # torchvision data set, or anything with a length that gives (picture, target)

@@ -6,7 +6,7 @@
 __all__ = ['MAX_TEXT', 'printable', 'Problem', 'count_problems', 'Item', 'Listing', 'clean_caption', 'decode_text',
            'clean_captions', 'is_picture', 'scan_folder', 'unsafe_name', 'NameFinder']
 
-# %% ../nbs/01e_items.ipynb #7f5efbac
+# %% ../nbs/01e_items.ipynb #8af1a922
 import os, posixpath, re, stat, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from pathlib import Path
 from .core import CaptionError, DataError
 from .pictures import ENDINGS
 
-# %% ../nbs/01e_items.ipynb #d2a52d5a
+# %% ../nbs/01e_items.ipynb #be495498
 def printable(
     text,  # any text, such as a file name with bytes that are no letters
 ) -> str:  # safe for a terminal, a page or a log
@@ -55,7 +55,7 @@ class Listing:
     def __repr__(self):
         return f'Listing({len(self.items)} items from {self.source}; {count_problems(self.problems) or "no problems"})'
 
-# %% ../nbs/01e_items.ipynb #0d62fb67
+# %% ../nbs/01e_items.ipynb #7b5e006b
 def clean_caption(
     text,  # anything
 ) -> str:  # one line; '' if there is nothing to read
@@ -76,7 +76,7 @@ def decode_text(
     try: return data.decode('utf-8-sig'), ''
     except UnicodeDecodeError: return data.decode('cp1252', 'replace'), 'not UTF-8, read as Windows-1252'
 
-# %% ../nbs/01e_items.ipynb #e25d0a20
+# %% ../nbs/01e_items.ipynb #223844aa
 MAX_TEXT = 1_000_000   # bytes in the caption file of one picture
 
 def clean_captions(
@@ -87,7 +87,7 @@ def clean_captions(
     kept = list(dict.fromkeys(c for c in clean if c))
     return kept, '' if all(clean) else f'{clean.count("")} of {len(clean)} captions are empty'
 
-# %% ../nbs/01e_items.ipynb #6dd0cde0
+# %% ../nbs/01e_items.ipynb #d08d170f
 _QUIET = ('.promptgan', '.git', '.ipynb_checkpoints', '.cache', '.DS_Store')
 
 def _why_not(entry, root, links):
@@ -104,7 +104,7 @@ def _why_not(entry, root, links):
     if entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False): return ''
     return 'not a regular file'
 
-# %% ../nbs/01e_items.ipynb #6bf159c2
+# %% ../nbs/01e_items.ipynb #0565afcb
 def is_picture(
     name,  # file name
 ) -> bool:  # by its ending
@@ -130,7 +130,7 @@ def scan_folder(
             elif why == '': found[here + e.name] = Path(e.path)
     return dict(sorted(found.items())), problems
 
-# %% ../nbs/01e_items.ipynb #5c2374e8
+# %% ../nbs/01e_items.ipynb #4814e275
 def unsafe_name(
     name,  # file name from a data set
 ) -> str:  # what is wrong with it; '' if nothing
@@ -141,7 +141,7 @@ def unsafe_name(
     if name.startswith(('/', '~')) or re.match('[A-Za-z]:', name): return 'not relative'
     return 'leads outside the folder' if '..' in name.split('/') else ''
 
-# %% ../nbs/01e_items.ipynb #19364fc5
+# %% ../nbs/01e_items.ipynb #90f71e42
 class NameFinder:
     "Finds files by the names that a data set uses for them"
     def __init__(self,

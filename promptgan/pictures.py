@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'MAX_PIXELS', 'MAX_BYTES', 'rgb_of', 'to_rgb', 'square', 'read_picture']
 
-# %% ../nbs/01c_pictures.ipynb #f1f3497a
+# %% ../nbs/01c_pictures.ipynb #c34f57ed
 import io, os, stat
 from pathlib import Path
 import numpy as np
@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageColor, ImageOps
 from .core import DataError, InputError
 
-# %% ../nbs/01c_pictures.ipynb #f5242542
+# %% ../nbs/01c_pictures.ipynb #191bc22c
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')   # decided by content; none of them runs another program
 ENDINGS = ('.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.gif', '.bmp')   # pictures in a folder
 MAX_PIXELS = 64_000_000   # 192 MB once unpacked
 MAX_BYTES = 128_000_000   # of one file
 
-# %% ../nbs/01c_pictures.ipynb #23b31ae4
+# %% ../nbs/01c_pictures.ipynb #30e33a37
 def _too_large(pixels, limit):
     return DataError(f'{pixels:,} pixels > limit {limit:,}: make it smaller or raise max_pixels')
 
@@ -42,7 +42,7 @@ def _open(data, size, max_pixels):
     if im.format == 'JPEG' and scale < .5: im.draft(None, (int(im.width*scale) + 1, int(im.height*scale) + 1))
     return im
 
-# %% ../nbs/01c_pictures.ipynb #2c0c0817
+# %% ../nbs/01c_pictures.ipynb #43fd8b13
 def rgb_of(
     background,  # colour name, '#rrggbb' or three numbers from 0 to 255
 ) -> tuple:  # (r,g,b)
@@ -54,7 +54,7 @@ def rgb_of(
     except (ValueError, TypeError):
         raise InputError(f"background {background!r}: give a colour name, '#rrggbb' or (r,g,b)") from None
 
-# %% ../nbs/01c_pictures.ipynb #cbe27354
+# %% ../nbs/01c_pictures.ipynb #18e5f8eb
 def _upright(im):
     "Turn as the camera noted; a damaged note is ignored, the picture behind it is whole"
     try: return ImageOps.exif_transpose(im)
@@ -68,7 +68,7 @@ def _scaled(im):
     top = max(65535 if im.mode.startswith('I') else 1 if a.max() <= 1 else 255, a.max())
     return Image.fromarray((a*255/top).round().astype(np.uint8)).convert('RGB')
 
-# %% ../nbs/01c_pictures.ipynb #955ed9a9
+# %% ../nbs/01c_pictures.ipynb #e21ddd05
 def to_rgb(
     im,  # PIL picture of any mode; the first frame of an animation
     background='white',  # colour behind see-through parts
@@ -81,7 +81,7 @@ def to_rgb(
     page = Image.new('RGBA', im.size, (*rgb_of(background), 255))
     return Image.alpha_composite(page, im).convert('RGB')
 
-# %% ../nbs/01c_pictures.ipynb #92f2a5fd
+# %% ../nbs/01c_pictures.ipynb #a1ac18f4
 def square(
     im,  # RGB picture
     size=64,  # side in pixels
@@ -100,7 +100,7 @@ def square(
     page.paste(small, ((size - small.width)//2, (size - small.height)//2))
     return page
 
-# %% ../nbs/01c_pictures.ipynb #8291bffd
+# %% ../nbs/01c_pictures.ipynb #e173f1cf
 def _channels_last(a, prefer_first):
     "Array (h,w), (c,h,w) or (h,w,c) as (h,w) or (h,w,c)"
     if a.ndim == 2: return a
@@ -120,12 +120,12 @@ def _from_array(a, signed):
     if a.dtype.kind == 'f':
         low = -1 if signed else 0
         if not (a.min() >= low - 1e-4 and a.max() <= 1 + 1e-4):
-            raise DataError(f'values {a.min():.3g} to {a.max():.3g} where [{low},1] was expected: use uint8 or `signed`')
+            raise DataError(f'values {a.min():.3g} to {a.max():.3g} where [{low},1] was expected: see `signed`')
         a = ((a - low)*(255/(1 - low))).round().clip(0, 255).astype(np.uint8)
     if a.dtype != np.uint8: raise DataError(f'an array of {a.dtype}: give uint8 or floats')
     return Image.fromarray(np.ascontiguousarray(a))
 
-# %% ../nbs/01c_pictures.ipynb #a0f728fa
+# %% ../nbs/01c_pictures.ipynb #5251869a
 def read_picture(
     source,  # path, bytes, PIL picture, array, tensor, or a function that returns one of these
     size=64,  # side in pixels
@@ -138,6 +138,7 @@ def read_picture(
     "Read anything as a small RGB picture; whatever goes wrong is a `DataError`"
     try:
         x = source() if callable(source) else source
+        if torch.is_tensor(x) and x.dtype == torch.uint8 and x.shape == (3, size, size): return x.cpu().clone()
         if isinstance(x, (str, Path)): x = _bytes_of(x)
         if isinstance(x, (bytes, bytearray, memoryview)): x = _open(bytes(x), size, max_pixels)
         im = x if isinstance(x, Image.Image) else _from_array(x, signed)

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['TABLES', 'SPLITS', 'row_captions', 'label_of', 'fill_template', 'read_folder']
 
-# %% ../nbs/01a_readers.ipynb #bbe9d0ec
+# %% ../nbs/01a_readers.ipynb #4220ca10
 import csv, io, json, os, posixpath, re
 from pathlib import Path
 from .core import CaptionError
 from .items import *
 
-# %% ../nbs/01a_readers.ipynb #34ce817e
+# %% ../nbs/01a_readers.ipynb #3086d8ec
 TABLES = ('metadata.jsonl', 'metadata.csv')
 SPLITS = dict(train='train', training='train', valid='valid', val='valid', validation='valid', dev='valid', test='test',
               testing='test', heldout='heldout')   # folder name, or value of a `split` column -> our name
 
-# %% ../nbs/01a_readers.ipynb #4c443954
+# %% ../nbs/01a_readers.ipynb #f4b61f9e
 def row_captions(
     row,  # dict from one line of a table or a JSON file
 ) -> tuple:  # (captions, note) as from `clean_captions`
@@ -28,7 +28,7 @@ def row_captions(
     first = [row[k] for k in ('text', 'caption') if row.get(k)]
     return clean_captions(first + (more if isinstance(more, list) else []))
 
-# %% ../nbs/01a_readers.ipynb #3e8e7688
+# %% ../nbs/01a_readers.ipynb #e596efc3
 def _rows(name, path, problems):
     "(where, row or None, why) for each line of metadata.jsonl or metadata.csv"
     try:
@@ -52,7 +52,7 @@ def _row_langs(row, captions):
         return [str(by.get(c, '')) for c in captions]
     return [str(row['lang'])]*len(captions) if row.get('lang') else None
 
-# %% ../nbs/01a_readers.ipynb #01b5bd38
+# %% ../nbs/01a_readers.ipynb #f3bc86d1
 def _read_metadata(found, problems):
     "{picture name: Item} from every metadata file among `found`"
     items, resolve = {}, NameFinder(found)
@@ -75,7 +75,7 @@ def _read_metadata(found, problems):
             item.langs = None if item.langs is None or langs is None else item.langs + [langs[i] for i in new]
     return items
 
-# %% ../nbs/01a_readers.ipynb #3c549566
+# %% ../nbs/01a_readers.ipynb #10d5dca0
 def _read_lines(path):
     "(captions, note) from a text file of one caption a line"
     if path.stat().st_size > MAX_TEXT: raise CaptionError(f'over {MAX_TEXT//10**6} MB: one caption a line is expected')
@@ -105,7 +105,7 @@ def _read_txt(names, found, problems):
                  if not re.match('readme|licen[cs]e', posixpath.basename(t), re.I)]
     return items
 
-# %% ../nbs/01a_readers.ipynb #944997c5
+# %% ../nbs/01a_readers.ipynb #aef5ddc8
 def label_of(
     name,  # class name as data sets write it
 ) -> str:  # in words
@@ -124,7 +124,7 @@ def fill_template(
         raise CaptionError(f'template {template!r} has no place for the class: write {{label}} where its name goes')
     return [re.sub(r'\b([Aa]) \{label\}', an, t).replace('{label}', word) for t in each] if word else []
 
-# %% ../nbs/01a_readers.ipynb #57b5c571
+# %% ../nbs/01a_readers.ipynb #d5d0142b
 _PLACES = (*SPLITS, 'images', 'imgs', 'img', 'jpg', 'pictures')   # folders that do not name a class
 
 def _read_classes(names, found, template):
@@ -138,7 +138,7 @@ def _folder_splits(names):
     tops = {n: n.split('/')[0].lower() for n in names if '/' in n}
     return {n: SPLITS[t] for n, t in tops.items()} if tops and set(tops.values()) <= set(SPLITS) else {}
 
-# %% ../nbs/01a_readers.ipynb #eb3553ad
+# %% ../nbs/01a_readers.ipynb #924a0fc8
 def _other_pictures(found):
     "Pictures in formats that we do not read"
     kinds = re.compile(r'\.(tiff?|hei[cf]|avif|svg|pdf|eps|psd|jp2|jxl|ico|tga|raw|dng|cr2|nef|parquet)$', re.I)
@@ -153,7 +153,7 @@ def _left_out(names, items, source):
         elif n not in items and source == 'text files': yield Problem(n, 'captionless', 'no .txt of the same name')
         elif n not in items: yield Problem(n, 'captionless', 'no metadata, .txt or class folder')
 
-# %% ../nbs/01a_readers.ipynb #9cfdb1e1
+# %% ../nbs/01a_readers.ipynb #d1b0b4f7
 def read_folder(
     path,  # folder of pictures, with subfolders
     template='a photo of a {label}',  # for class folders: text with {label}, or a list of them
