@@ -1,1 +1,17 @@
+"Learn, train and use small text-to-image GANs, with words written by ChatGPT"
 __version__ = "0.1.0"
+
+_WHERE = dict(TextToImagePipeline='pipeline', TextImageData='data', check_folder='check', scenes='datasets', emoji='datasets',
+              text_gan_learner='train', evaluate='metrics', probe='contrast', train_text_model='contrast', TextModel='text',
+              build_networks='networks', summary='networks', PRESETS='networks', Recipe='learner', GANLearner='learner',
+              show_grid='core', default_device='core', pick_precision='core', PromptganError='base', DataError='base', CaptionError='base',
+              InputError='base', CheckpointError='base', CheckpointCorrupt='base', CheckpointMismatch='base', RunLocked='base',
+              TrainingDiverged='base', LLMError='base', BudgetExceeded='base')
+__all__ = list(_WHERE)
+
+def __getattr__(name):  # PEP 562: a name loads its module when it is first used, so that `promptgan --help` need not wait for torch
+    if name not in _WHERE: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    return getattr(import_module(f'.{_WHERE[name]}', __name__), name)
+
+def __dir__(): return [*globals(), *__all__]

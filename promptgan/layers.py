@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lrelu', 'WordMap', 'world_size', 'BatchNorm', 'MapNorm', 'GBlock', 'DBlock', 'Cost', 'cost']
 
-# %% ../nbs/06_layers.ipynb #c92d8a66
+# %% ../nbs/06_layers.ipynb #f436d472
 from contextlib import nullcontext
 from dataclasses import dataclass
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.flop_counter import FlopCounterMode
 from .core import InputError
 
-# %% ../nbs/06_layers.ipynb #d9d33405
+# %% ../nbs/06_layers.ipynb #64d4e1ab
 def lrelu(x:torch.Tensor) -> torch.Tensor:
     "Leaky ReLU with slope 0.2, the usual one in GANs: no unit ever stops learning (Radford 2016)"
     return F.leaky_relu(x, .2)
@@ -35,7 +35,7 @@ class WordMap(nn.Module):
         h = torch.cat([lrelu(self.words(emb)), z], 1)                                             # (b,hidden+z)
         return lrelu(self.unfold(h)).view(-1, self.m, self.grid, self.grid)                       # (b,m,grid,grid)
 
-# %% ../nbs/06_layers.ipynb #2428f593
+# %% ../nbs/06_layers.ipynb #a17d39f7
 def world_size() -> int:
     "Number of processes that train together, 1 without torch.distributed"
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -49,11 +49,12 @@ class BatchNorm(nn.BatchNorm2d):
     "Batch norm whose statistics are those of the whole batch, on one process or many, on any device"
     def forward(self, x):
         if not self.training or world_size() == 1: return super().forward(x)
-        xf = x.float()
+        xf = x if x.dtype == torch.float64 else x.float()
         mean, square = _mean_over_world(torch.stack([xf.mean((0, 2, 3)), xf.square().mean((0, 2, 3))]))
         var, n = square - mean.square(), x.numel()/x.shape[1]*world_size()
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum); self.running_var.lerp_(var*n/(n-1), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var*n/(n-1)).to(self.running_var), self.momentum)
             self.num_batches_tracked.add_(1)
         y = (xf - mean[:, None, None])*(var + self.eps).rsqrt()[:, None, None]
         if self.affine: y = y*self.weight[:, None, None] + self.bias[:, None, None]
@@ -73,7 +74,7 @@ class MapNorm(nn.Module):
         g, b = F.interpolate(self.scale_shift(M), size=x.shape[-2:]).chunk(2, 1)
         return torch.addcmul(b, self.norm(x), 1 + g)
 
-# %% ../nbs/06_layers.ipynb #991826e8
+# %% ../nbs/06_layers.ipynb #55b4a09c
 class GBlock(nn.Module):
     "A generator block: conv, enlarge, norm by the map; optionally a second convolution as a residual"
     def __init__(self,
@@ -92,7 +93,7 @@ class GBlock(nn.Module):
         x = lrelu(self.norm(x, M))                                     # (b,o,2h,2w)
         return x if self.conv2 is None else x + lrelu(self.norm2(self.conv2(x), M))
 
-# %% ../nbs/06_layers.ipynb #e50588c6
+# %% ../nbs/06_layers.ipynb #11a83cad
 class DBlock(nn.Module):
     "A discriminator block: spectrally normalised strided convolution, optionally with a residual one behind it"
     def __init__(self,
@@ -107,7 +108,7 @@ class DBlock(nn.Module):
         x = lrelu(self.conv(x))
         return x if self.conv2 is None else x + lrelu(self.conv2(x))
 
-# %% ../nbs/06_layers.ipynb #f27bdce0
+# %% ../nbs/06_layers.ipynb #21dc7334
 @dataclass
 class Cost:
     "What one picture costs in each stage of a network; shows itself as a table"
@@ -127,7 +128,7 @@ class Cost:
         head = ['| stage | parameters | MFLOP | MB kept | output |', '|:--|--:|--:|--:|:--|']
         return '\n'.join(head + ['| ' + ' | '.join(r) + ' |' for r in self._lines()])
 
-# %% ../nbs/06_layers.ipynb #164bb4c2
+# %% ../nbs/06_layers.ipynb #0bd7da3f
 def cost(
     net:nn.Module, # a network whose children are its stages
     *inputs,       # example inputs of one picture, on any device; only their shapes matter

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #e39a0a99
+# %% ../nbs/09_learner.ipynb #fae177dc
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #ab6ab79f
+# %% ../nbs/09_learner.ipynb #a6fccc25
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -24,7 +24,10 @@ class Batch:
     wrong: torch.Tensor # (b,e) words of another, similar picture
     differs: torch.Tensor # (b,) 1 where these really are other words, 0 where they happen to be the same
     same: torch.Tensor  # (b,b) bool: pictures with the same words
-    z: torch.Tensor     # (b,z) noise
+    z: torch.Tensor     # (b+x,z) noise
+    prompts: torch.Tensor # (x,e) words without a picture, drawn and judged only; x may be 0
+    @property
+    def asked(self): return torch.cat([self.emb, self.prompts])   # (b+x,e) all that the generator is asked for
 
 class Batches:
     "Batch number `step` of a data set: a pure function of seed and step"
@@ -36,8 +39,9 @@ class Batches:
         bs:int=32,           # pictures per step, over all processes together
         family:int=4,        # pictures with similar words per family; 1: no hard wrong captions
         seed:int=0,
+        prompts:torch.Tensor|None=None, # (p,e) embeddings of words without pictures; a quarter of bs is drawn from them in each step
     ):
-        n = len(imgs)
+        n = len(imgs); self.prompts = emb[:0] if prompts is None else prompts
         if bs < 2: raise InputError(f'batch size {bs}: a wrong caption needs a second picture; give 2 or more')
         self.family = max(1, min(family, bs//2, n)); self.bs, self.z, self.seed = bs//self.family*self.family, z, seed
         self.imgs, self.emb, self.count, self.start = imgs, emb, count, count.cumsum(0) - count
@@ -54,17 +58,19 @@ class Batches:
         return idx, g
     def __call__(self, step:int, device='cpu', rank:int=0, world:int=1) -> Batch:
         idx, g = self.indices(step); b = len(idx)
-        cap = self.start[idx] + (torch.rand(b, generator=g)*self.count[idx]).long()
-        z = torch.randn(b, self.z, generator=g); f = self.family
+        cap = self.start[idx] + (torch.rand(b, generator=g)*self.count[idx]).long(); f, x = self.family, max(world, b//4) if len(self.prompts) else 0
+        z, zx = torch.randn(b, self.z, generator=g), torch.randn(x, self.z, generator=g)
+        extra = self.prompts[torch.randint(max(1, len(self.prompts)), (x,), generator=g)].float()
         other = torch.arange(b).view(-1, f).roll(1, 1).flatten() if f > 1 else torch.arange(b).roll(1)
         emb = self.emb[cap].float(); first = self.emb[self.start[idx]]
         same = (first[:, None] - first[None]).abs().amax(-1) < 1e-4
-        mine = slice(rank*b//world, (rank+1)*b//world); differs = (~same[torch.arange(b), other]).float()
+        mine, more = (slice(rank*k//world, (rank+1)*k//world) for k in (b, x)); differs = (~same[torch.arange(b), other]).float()
         def to(t): return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
         real = to(self.imgs[idx[mine]]).float()/127.5 - 1
-        return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine], z[mine])))
+        return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
+                                 torch.cat([z[mine], zx[more]]), extra[more])))
 
-# %% ../nbs/09_learner.ipynb #1022098f
+# %% ../nbs/09_learner.ipynb #1227489c
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 @dataclass
@@ -78,7 +84,8 @@ class Recipe:
     def d_loss(self, D, b, fake):
         "Loss of the discriminator, and numbers to record"
         d, _ = GAN_LOSSES[self.loss]; fr, ff = D.features(b.real), D.features(fake)
-        real, false = D.judge(fr, b.emb), D.judge(ff, b.emb); loss = d(real, false)
+        real, false = D.judge(fr, b.emb), D.judge(ff, b.asked)
+        loss = d(real, false[:len(real)] if self.loss == 'rpgan' else false)
         if self.wrong:
             bad = D.judge(fr, b.wrong).float(); term = F.relu(1 + bad) if self.loss == 'hinge' else F.softplus(bad)
             loss = loss + self.wrong*(term*b.differs).sum()/b.differs.sum().clamp(min=1)
@@ -88,14 +95,16 @@ class Recipe:
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
         _, g = GAN_LOSSES[self.loss]; ff = D.features(fake)
         with torch.no_grad(): real = D(b.real, b.emb) if self.loss == 'rpgan' else None
-        loss = g(D.judge(ff, b.emb), real); logs = dict(g_adv=loss)
+        n = len(b.real); out = D.judge(ff, b.asked)
+        loss = g(out[:n] if self.loss == 'rpgan' else out, real); logs = dict(g_adv=loss)
         if self.align:
-            a = contrastive(*D.align(ff, b.emb), b.same, .1); loss, logs['g_align'] = loss + self.align*a, a
+            same = torch.eye(len(ff), dtype=torch.bool, device=ff.device); same[:n, :n] = b.same
+            a = contrastive(*D.align(ff, b.asked), same, .1); loss, logs['g_align'] = loss + self.align*a, a
         if self.pixel:
-            p = low_res_l1(fake, b.real, self.pixel_size); loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
+            p = low_res_l1(fake[:n], b.real, self.pixel_size); loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #3f3a2c59
+# %% ../nbs/09_learner.ipynb #5ea9e433
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -106,7 +115,7 @@ def _sync_gradients(params):
 def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     "One adversarial step: D, then G. Returns (numbers to record, True when both gradients were finite)"
     auto = autocast or torch.autocast('cpu', enabled=False)
-    with auto: fake = G(b.emb, b.z)
+    with auto: fake = G(b.asked, b.z)
     with auto: d_loss, logs = recipe.d_loss(D, b, fake.detach())
     opt_d.zero_grad(set_to_none=True); d_loss.backward(); _sync_gradients(D.parameters())
     D.requires_grad_(False)                                     # the generator's gradient flows through D, not into it
@@ -119,7 +128,7 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #331afac9
+# %% ../nbs/09_learner.ipynb #e08774c2
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -157,7 +166,7 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #02042013
+# %% ../nbs/09_learner.ipynb #ae2c1ee8
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget: `steps`, `minutes` or `images` (thousands: multiply); `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]

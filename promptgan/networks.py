@@ -6,14 +6,14 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #922a8acf
+# %% ../nbs/07_networks.ipynb #ad31f2e6
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
 from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #16d5883f
+# %% ../nbs/07_networks.ipynb #7200a067
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
@@ -30,7 +30,7 @@ class Generator(nn.Module):
         self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size); self.z = z
         self.map, self.first = WordMap(e, z, m), nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
-        self.up = nn.ModuleList(GBlock(i, o, m, twice=True) for i, o in zip(widths[:-2], widths[1:-1]))
+        self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in enumerate(zip(widths[:-2], widths[1:-1])))
         self.last, self.out = GBlock(widths[-2], widths[-1], m, up=False), nn.Conv2d(widths[-1], 12, 3, padding=1)
     def forward(self, emb, z):
         M = self.map(emb, z)                                        # (b,m,8,8)
@@ -39,7 +39,7 @@ class Generator(nn.Module):
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
 
-# %% ../nbs/07_networks.ipynb #110984c8
+# %% ../nbs/07_networks.ipynb #0fa9caa7
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #083890b8
+# %% ../nbs/07_networks.ipynb #f16ae88d
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -106,7 +106,7 @@ class DCDiscriminator(nn.Module):
         return self.out(torch.cat([feats, w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #3c3c7e06
+# %% ../nbs/07_networks.ipynb #04fc6791
 PRESETS = dict(
     nano=dict(size=64, generator=dict(z=16, m=16, widths=(32, 32, 32, 16)), discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
     small=dict(size=64, generator=dict(widths=(96, 96, 64, 32)), discriminator=dict(widths=(32, 64, 128, 128))),
@@ -144,7 +144,7 @@ def build_networks(
         torch.manual_seed(seed)
         return tuple(build(dict(p[k], e=e, size=p['size'])) for build, k in ((build_generator, 'generator'), (build_discriminator, 'discriminator')))
 
-# %% ../nbs/07_networks.ipynb #7fe63d4e
+# %% ../nbs/07_networks.ipynb #878b3720
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators
