@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EMA', 'Recorder', 'Samples', 'Progress', 'Saver', 'StopOnSignal']
 
-# %% ../nbs/10_callbacks.ipynb #b590e280
+# %% ../nbs/10_callbacks.ipynb #8a5a421f
 import copy, json, math, signal, threading, time
 from pathlib import Path
 import torch
@@ -14,23 +14,27 @@ from .checkpoint import CheckpointManager, load_tree, state_tree
 from .core import read_json, write_json
 from .layers import world_size
 
-# %% ../nbs/10_callbacks.ipynb #ea7f6fa7
+# %% ../nbs/10_callbacks.ipynb #36b3c1d4
 class EMA:
     "Keeps `learn.G_ema`, the running average of the generator's weights, in eval mode"
     def __init__(self, half_life:int=10_000): self.half_life = half_life
     def before_fit(self, learn):
+        "Before the first step"
         if not hasattr(learn, 'G_ema'): learn.G_ema = copy.deepcopy(learn.G).eval().requires_grad_(False)
     @torch.no_grad()
     def after_step(self, learn):
+        "After each step"
         beta = .5**(learn.batches.bs/max(1., min(self.half_life, learn.images/20)))
         torch._foreach_lerp_(list(learn.G_ema.parameters()), [p.detach() for p in learn.G.parameters()], 1 - beta)
         for a, b in zip(learn.G_ema.buffers(), learn.G.buffers()): a.copy_(b)
 
-# %% ../nbs/10_callbacks.ipynb #3dfa2731
+# %% ../nbs/10_callbacks.ipynb #69f12318
 class Recorder:
     "Averages what a step reports, keeps rows in `learn.recorder.rows` and appends them to `metrics.jsonl`"
-    def __init__(self, path=None, every:int=20): self.path, self.every, self.rows, self.sums, self.n = path and Path(path), every, [], {}, 0
+    def __init__(self, path=None, every:int=20):
+        self.path, self.every, self.rows, self.sums, self.n = path and Path(path), every, [], {}, 0
     def before_fit(self, learn):
+        "Before the first step"
         learn.recorder = self; old = []
         if self.path and self.path.exists():
             for line in self.path.read_text(encoding='utf8').splitlines():
@@ -40,10 +44,12 @@ class Recorder:
             self.rows = [r for r in old if r['step'] <= learn.step]    # what came after the checkpoint happens again
             self.path.write_text(''.join(json.dumps(r) + '\n' for r in self.rows), encoding='utf8')
     def after_step(self, learn):
+        "After each step"
         for k, v in learn.logs.items(): self.sums[k] = self.sums.get(k, 0) + v
         self.n += 1
         if learn.step % self.every: return
-        row = dict(step=learn.step, images=learn.images, seconds=round(learn.seconds, 2), img_s=round(learn.images/max(learn.seconds, 1e-9), 1),
+        img_s = round(learn.images/max(learn.seconds, 1e-9), 1)
+        row = dict(step=learn.step, images=learn.images, seconds=round(learn.seconds, 2), img_s=img_s,
                    lr=learn.lr_now(), **{k: round(float(v)/self.n, 5) for k, v in self.sums.items()})
         self.sums, self.n = {}, 0; self.rows.append(row)
         if self.path and learn.rank == 0:
@@ -57,51 +63,66 @@ class Recorder:
             ax.set_xlabel('images seen'); ax.set_ylabel('logit' if keys[0] == 'd_real' else 'loss'); ax.legend()
         return fig
 
-# %% ../nbs/10_callbacks.ipynb #1c8625a4
+# %% ../nbs/10_callbacks.ipynb #2f823c66
 class Samples:
     "Calls `show(learn)` every `seconds` of training (and at the end), e.g. to draw fixed prompts"
     def __init__(self, show, seconds:float=60.): self.show, self.seconds, self.next = show, seconds, 0.
-    def before_fit(self, learn): self.next = learn.seconds + self.seconds
+    def before_fit(self, learn):
+        "Before the first step"
+        self.next = learn.seconds + self.seconds
     def after_step(self, learn):
+        "After each step"
         if learn.seconds >= self.next and learn.rank == 0: self.next += self.seconds; self.show(learn)
     def after_fit(self, learn):
+        "After the last step, also after an error"
         if learn.rank == 0: self.show(learn)
 
 class Progress:
     "A progress bar over the budget with pictures per second, for terminals and notebooks"
     def __init__(self, **kw): self.kw = kw
     def before_fit(self, learn):
+        "Before the first step"
         form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
-        self.bar = tqdm(total=1000, desc='training', bar_format=form, mininterval=.5, disable=learn.rank > 0 or None, **self.kw)
+        self.bar = tqdm(total=1000, desc='training', bar_format=form, mininterval=.5, disable=learn.rank > 0 or None,
+                        **self.kw)
     def after_step(self, learn):
+        "After each step"
         self.bar.set_postfix_str(f'step {learn.step}, {learn.images/max(learn.seconds, 1e-9):.0f} img/s', refresh=False)
         self.bar.update(int(1000*learn.frac) - self.bar.n)
-    def after_fit(self, learn): self.bar.close()
+    def after_fit(self, learn):
+        "After the last step, also after an error"
+        self.bar.close()
 
-# %% ../nbs/10_callbacks.ipynb #23e46244
+# %% ../nbs/10_callbacks.ipynb #aeb9862c
 class _Counters:
     "The learner's numbers as a part of the checkpoint"
     def __init__(self, learn): self.learn = learn
     def state_dict(self):
+        "What a checkpoint keeps"
         l = self.learn
-        return dict(step=l.step, images=l.images, seconds=l.seconds, skipped=l.skipped, steps=l.budget.steps, from_step=l.budget.from_step)
+        return dict(step=l.step, images=l.images, seconds=l.seconds, skipped=l.skipped, steps=l.budget.steps,
+                    from_step=l.budget.from_step)
     def load_state_dict(self, d):
+        "Put back what a checkpoint kept"
         for k in ('step', 'images', 'seconds', 'skipped'): setattr(self.learn, k, d[k])
 
 class Saver:
-    "Saves the whole state every `seconds` or `steps` and at the end; `fit(resume=True)` goes on from the newest good checkpoint"
+    "Saves the whole state every `seconds` or `steps` and at the end; `fit(resume=True)` goes on from the newest"
     def __init__(self, folder, seconds:float=120., steps:int|None=None, keep:int=2, after_save=None):
-        self.manager, self.seconds, self.steps, self.next, self.after_save = CheckpointManager(folder, keep), seconds, steps, 0., after_save
+        self.manager, self.seconds, self.steps = CheckpointManager(folder, keep), seconds, steps
+        self.next, self.after_save = 0., after_save
         self.saved = None
     def parts(self, learn):
         "All that has a state"
         extra = {f'cb{i}': cb for i, cb in enumerate(learn.cbs) if hasattr(cb, 'state_dict')}
         ema = {'G_ema': learn.G_ema} if hasattr(learn, 'G_ema') else {}
-        return dict(G=learn.G, D=learn.D, **ema, opt_g=learn.opt_g, opt_d=learn.opt_d, counters=_Counters(learn), **extra)
+        return dict(G=learn.G, D=learn.D, **ema, opt_g=learn.opt_g, opt_d=learn.opt_d, counters=_Counters(learn),
+                    **extra)
     def save(self, learn):
         "Write a checkpoint now"
         if learn.rank == 0 and learn.step != self.saved:
-            self.manager.save(learn.step, state_tree(self.parts(learn)), dict(config=learn.config, threads=torch.get_num_threads(), torch=torch.__version__))
+            meta = dict(config=learn.config, threads=torch.get_num_threads(), torch=torch.__version__)
+            self.manager.save(learn.step, state_tree(self.parts(learn)), meta)
             self.saved = learn.step
             if self.after_save: self.after_save(learn)
     def resume(self, learn):
@@ -112,17 +133,25 @@ class Saver:
             if isinstance(cb, EMA): cb.before_fit(learn)
         tree, meta = found[:2]; load_tree(self.parts(learn), tree); self.saved = learn.step
         if meta.get('threads') != torch.get_num_threads() or meta.get('torch') != torch.__version__:
-            import warnings; warnings.warn(f"not bit-exact: saved with torch {meta.get('torch')} on {meta.get('threads')} threads")
+            import warnings
+            warnings.warn(f"not bit-exact: saved with torch {meta.get('torch')} on {meta.get('threads')} threads")
         return tree['counters']
-    def before_fit(self, learn): self.next = learn.seconds + self.seconds
+    def before_fit(self, learn):
+        "Before the first step"
+        self.next = learn.seconds + self.seconds
     def after_step(self, learn):
-        if learn.seconds >= self.next or (self.steps and learn.step % self.steps == 0): self.next = learn.seconds + self.seconds; self.save(learn)
-    def after_fit(self, learn): self.save(learn)
+        "After each step"
+        if learn.seconds >= self.next or (self.steps and learn.step % self.steps == 0):
+            self.next = learn.seconds + self.seconds; self.save(learn)
+    def after_fit(self, learn):
+        "After the last step, also after an error"
+        self.save(learn)
 
-# %% ../nbs/10_callbacks.ipynb #06a37aa5
+# %% ../nbs/10_callbacks.ipynb #51734bc6
 class StopOnSignal:
     "First Ctrl-C or SIGTERM: finish the step, save, stop. Second Ctrl-C: stop at once"
     def before_fit(self, learn):
+        "Before the first step"
         self.old = {}
         if threading.current_thread() is not threading.main_thread(): return  # signals belong to the main thread
         def stop(sig, frame):
@@ -130,4 +159,5 @@ class StopOnSignal:
             learn.stop = signal.Signals(sig).name
         for sig in (signal.SIGINT, signal.SIGTERM): self.old[sig] = signal.signal(sig, stop)
     def after_fit(self, learn):
+        "After the last step, also after an error"
         for sig, old in self.old.items(): signal.signal(sig, old)

@@ -6,13 +6,13 @@
 __all__ = ['canonical', 'CaptionSet', 'spectral_words', 'HardCaptions', 'swap_contrastive', 'fit_projection', 'train_text_model',
            'probe']
 
-# %% ../nbs/05a_contrast.ipynb #7796de5f
+# %% ../nbs/05a_contrast.ipynb #46558566
 import math, time
 import torch, torch.nn as nn, torch.nn.functional as F
 from .core import DataError, InputError, rng
 from .text import TextEncoder, TextModel, Tokenizer
 
-# %% ../nbs/05a_contrast.ipynb #57c77c58
+# %% ../nbs/05a_contrast.ipynb #ccfaf5cc
 def canonical(
     a:torch.Tensor, # (n,f) features of one caption per picture
     b:torch.Tensor, # (n,f) features of another caption of the same picture
@@ -27,12 +27,13 @@ def canonical(
     r, Q = r.flip(0)[:k].clamp(0, 1), Q.flip(1)[:, :k]
     return mean, (W @ Q*r).float(), r.float()
 
-# %% ../nbs/05a_contrast.ipynb #81c5acc7
+# %% ../nbs/05a_contrast.ipynb #cd774f60
 class CaptionSet:
     "All captions of a data set as padded tokens (n,c,len), with how many there are of each picture"
     def __init__(self, data, tokenizer):
         self.count = torch.tensor([len(c) for c in data.captions])
-        if not len(data) or (self.count == 0).any(): raise DataError('every picture needs a caption: write captions or leave those pictures out')
+        if not len(data) or (self.count == 0).any():
+            raise DataError('every picture needs a caption: write captions or leave those pictures out')
         flat = tokenizer([c for cs in data.captions for c in cs]); c = int(self.count.max())
         self.start = self.count.cumsum(0) - self.count
         self.flat, self.lens, self.vocab = flat, (flat > 0).sum(1), len(tokenizer)
@@ -52,17 +53,18 @@ def _bags(tok, vocab):
 
 @torch.no_grad()
 def spectral_words(encoder, caps, g, pairs=6_000):
-    "Start the word vectors with the canonical directions of bags of words; what is left stays random, more so for rare words"
+    "Start the word vectors with the canonical directions of bags of words; the rest is random, large for rare words"
     idx = torch.randint(len(caps), (pairs,), generator=g)
     a, b = caps.pick(idx, g); d = encoder.words.weight.shape[1]
     _, W, r = canonical(_bags(a, caps.vocab), _bags(b, caps.vocab), 2*d//3, 1e-3)
     W = W[:, r > .3]; k = W.shape[1]
     if k: encoder.words.weight[:, :k] = W/W.square().sum(1).mean().sqrt()*math.sqrt(k)*.6
-    rare = (len(caps.flat)/(_bags(caps.flat, caps.vocab) > 0).sum(0).clamp(min=1)).log()[:, None]; rare = rare/rare.max()
+    rare = (len(caps.flat)/(_bags(caps.flat, caps.vocab) > 0).sum(0).clamp(min=1)).log()[:, None]
+    rare = rare/rare.max()
     encoder.words.weight[:, k:] = torch.randn(caps.vocab, d-k, generator=g)*(.3*rare if k else 1.)
     return k
 
-# %% ../nbs/05a_contrast.ipynb #c95357d6
+# %% ../nbs/05a_contrast.ipynb #03b378ec
 class HardCaptions:
     "Finds captions that share most words, and exchanges words of one class"
     def __init__(self, caps:CaptionSet, g:torch.Generator, classes_from:int=20_000):
@@ -71,7 +73,8 @@ class HardCaptions:
         self.bag = F.normalize(bag*idf, dim=1)
         t = caps.flat[:classes_from]; left, right = t[:, :-1].flatten(), t[:, 1:].flatten(); ok = right > 0
         ctx = torch.zeros(V, 2*V); one = torch.ones(int(ok.sum()))
-        ctx.index_put_((right[ok], left[ok]), one, accumulate=True); ctx.index_put_((left[ok], V + right[ok]), one, accumulate=True)
+        ctx.index_put_((right[ok], left[ok]), one, accumulate=True)
+        ctx.index_put_((left[ok], V + right[ok]), one, accumulate=True)
         ctx = F.normalize(ctx.log1p(), dim=1); self.alike = (ctx @ ctx.T > .5).fill_diagonal_(False)
         self.alike[0] = self.alike[:, 0] = False
     def families(self, bs, size, g):
@@ -88,7 +91,7 @@ class HardCaptions:
         out = tok.clone(); out[r, i], out[r, j] = tok[r, j], tok[r, i]
         return out, able
 
-# %% ../nbs/05a_contrast.ipynb #8e9cebbc
+# %% ../nbs/05a_contrast.ipynb #612914b0
 def swap_contrastive(
     a:torch.Tensor,     # (b,e) one caption per picture
     b:torch.Tensor,     # (b,e) another caption of the same pictures
@@ -99,18 +102,19 @@ def swap_contrastive(
 ) -> torch.Tensor:
     "Symmetric InfoNCE between two captions of each picture, with swapped captions as extra wrong answers"
     mean = (a.mean(0) + b.mean(0)).detach()/2
-    a, b, s = (F.normalize(x - mean, dim=1) for x in (a, b, swapped)); no = -1e4*(~able)[None].float(); p = same/same.sum(1, keepdim=True)
+    a, b, s = (F.normalize(x - mean, dim=1) for x in (a, b, swapped)); no = -1e4*(~able)[None].float()
+    p = same/same.sum(1, keepdim=True)
     one = lambda q, k: -(torch.cat([q @ k.T*scale, q @ s.T*scale + no], 1).log_softmax(1)[:, :len(q)]*p).sum(1).mean()
     return (one(a, b) + one(b, a))/2
 
-# %% ../nbs/05a_contrast.ipynb #ba4105bc
+# %% ../nbs/05a_contrast.ipynb #22205185
 @torch.no_grad()
 def fit_projection(encoder, caps, g, pairs=8_000):
     "Solve the encoder's last step: the directions that captions of the same picture share, each with variance 1"
-    idx = torch.randint(len(caps), (min(pairs, 12*len(caps)),), generator=g); sides = [[], []]
+    idx = torch.randint(len(caps), (min(pairs, 6*len(caps)),), generator=g); sides = [[], []]
     for part in idx.split(1000):
         for side, t in zip(sides, caps.pick(part, g)): side.append(encoder.features(t))
-    encoder.mean[:], proj, r = canonical(torch.cat(sides[0]), torch.cat(sides[1]), encoder.config['e'], .05)
+    encoder.mean[:], proj, r = canonical(torch.cat(sides[0]), torch.cat(sides[1]), encoder.config['e'], .01)
     encoder.proj.zero_(); encoder.proj[:, :proj.shape[1]] = proj
     return r
 
@@ -132,7 +136,8 @@ def train_text_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed); enc = TextEncoder(len(tokenizer), e=e); head = nn.Linear(enc.mean.shape[0], e)
     spectral_words(enc, caps, g); hard = HardCaptions(caps, g)
-    scale = nn.Parameter(torch.tensor(10.).log()); opt = torch.optim.AdamW([*enc.parameters(), *head.parameters(), scale], lr, betas=(.9, .98))
+    scale = nn.Parameter(torch.tensor(10.).log())
+    opt = torch.optim.AdamW([*enc.parameters(), *head.parameters(), scale], lr, betas=(.9, .98))
     step, t0 = 0, time.monotonic()
     while (done := step/steps if steps is not None else (time.monotonic()-t0)/(60*minutes + 1e-9)) < 1:
         opt.param_groups[0]['lr'] = lr*min(1, (step+1)/30)*(.5 + .5*math.cos(math.pi*done))
@@ -146,7 +151,7 @@ def train_text_model(
     fit_projection(enc, caps, g)
     return TextModel(tokenizer, enc)
 
-# %% ../nbs/05a_contrast.ipynb #3b49a33e
+# %% ../nbs/05a_contrast.ipynb #77fcc268
 def _read(Z, y, Zt, yt):
     "Accuracy of a ridge readout of labels y (-1: skip), trained on Z and tested on Zt"
     m, mt = y >= 0, yt >= 0; one = lambda t: torch.cat([t, torch.ones(len(t), 1)], 1).double()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scenes', 'emoji']
 
-# %% ../nbs/02d_datasets.ipynb #498ec83e
+# %% ../nbs/02d_datasets.ipynb #ff05f8e2
 import hashlib
 import numpy as np, torch
 from safetensors import SafetensorError, safe_open
@@ -18,10 +18,10 @@ from .draw import Scene, Thing, draw_scene, random_scene
 from .describe import scene_captions
 from .twemoji import emoji
 
-# %% ../nbs/02d_datasets.ipynb #eda258ba
+# %% ../nbs/02d_datasets.ipynb #cb4c23e7
 _all_ = ['emoji']
 
-# %% ../nbs/02d_datasets.ipynb #03529b94
+# %% ../nbs/02d_datasets.ipynb #e984e77b
 def _attributes(list_of_scenes):
     "Exact attributes as tensors: (n,) for the scene, (n,6) for the cells, -1 where empty"
     whole = {k: torch.tensor([getattr(s, k) for s in list_of_scenes]) for k in ('time', 'weather', 'ground')}
@@ -40,7 +40,7 @@ def _draw_all(n, size, seed, split):
         rs = _source(seed, split, i); imgs[i] = draw_scene(random_scene(rs, split == 'heldout'), rs, size)
     return torch.from_numpy(imgs).permute(0, 3, 1, 2).contiguous()
 
-# %% ../nbs/02d_datasets.ipynb #3b918d79
+# %% ../nbs/02d_datasets.ipynb #e14d3a1e
 def _recipe():
     "Hash of the code that draws, so that a changed drawing is never read from an old file"
     import inspect
@@ -61,23 +61,27 @@ def _cached(n, size, seed, split):
     except Exception: pass  # a cache that cannot be written costs time, not results
     return imgs
 
-# %% ../nbs/02d_datasets.ipynb #3ffa5c3a
+# %% ../nbs/02d_datasets.ipynb #5a2f9317
 def scenes(
     n:int=10_000,    # number of training pictures (or of the one split that is asked for)
     size:int=64,     # side in pixels
     seed:int=0,      # another seed, other pictures
     split:str|None=None, # 'train' or 'heldout'; None: n training pictures and n//20 (at least 200) held-out ones
 ) -> TextImageData:  # with attrs time, weather, ground (n,), kind, colour, size (n,6)
-    "Drawn scenes with exact attributes and captions in English and Chinese; 'heldout' holds combinations that training never shows"
+    "Drawn scenes with exact attributes and captions in two languages; 'heldout' are combinations never trained on"
     if split is None:
         a, b = scenes(n, size, seed, 'train'), scenes(max(200, n//20), size, seed, 'heldout')
         return TextImageData(torch.cat([a.imgs, b.imgs]), a.captions + b.captions, a.split + b.split, a.names + b.names,
                              {k: torch.cat([a.attrs[k], b.attrs[k]]) for k in a.attrs}, a.info, a.langs + b.langs)
-    if split not in ('train', 'heldout'): raise InputError(f"scenes: split {split!r} does not exist: choose 'train' or 'heldout'")
-    if not (1 <= n <= 10**6 and 16 <= size <= 512): raise InputError(f'scenes: n={n}, size={size}: n is 1 to 1,000,000, size 16 to 512')
+    if split not in ('train', 'heldout'):
+        raise InputError(f"scenes: split {split!r} does not exist: choose 'train' or 'heldout'")
+    if not (1 <= n <= 10**6 and 16 <= size <= 512):
+        raise InputError(f'scenes: n={n}, size={size}: n is 1 to 1,000,000, size 16 to 512')
     imgs = _cached(n, size, seed, split)
     rss = [_source(seed, split, i) for i in range(n)]; made = [random_scene(rs, split == 'heldout') for rs in rss]
     caps = [scene_captions(s, np.random.default_rng([seed, split == 'heldout', i, 1])) for i, s in enumerate(made)]
-    info = dict(name='scenes', licence='Apache-2.0 (drawn by promptgan)', languages=['en', 'zh'], kinds=draw.KINDS, colours=list(draw.COLOURS),
+    info = dict(name='scenes', licence='Apache-2.0 (drawn by promptgan)', languages=['en', 'zh'], kinds=draw.KINDS,
+                colours=list(draw.COLOURS),
                 split_rule='held out: 12 pairs of kind and colour, 8 pairs of kinds')
-    return TextImageData(imgs, [c for c, _ in caps], [split]*n, [f'{split}-{seed}-{i}' for i in range(n)], _attributes(made), info, [l for _, l in caps])
+    names = [f'{split}-{seed}-{i}' for i in range(n)]; captions, langs = map(list, zip(*caps))
+    return TextImageData(imgs, captions, [split]*n, names, _attributes(made), info, langs)

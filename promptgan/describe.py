@@ -5,27 +5,30 @@
 # %% auto #0
 __all__ = ['EN', 'ZH', 'MEASURE', 'caption_en', 'caption_zh', 'scene_captions']
 
-# %% ../nbs/02c_describe.ipynb #08265380
+# %% ../nbs/02c_describe.ipynb #f4be5fae
 import numpy as np
 from .draw import COLOURS, KINDS, Scene
 
-# %% ../nbs/02c_describe.ipynb #022ad2fd
+# %% ../nbs/02c_describe.ipynb #7d0968fa
 EN = dict(
-    kind=[['house', 'home', 'cottage'], ['tree'], ['boat', 'sailboat', 'ship'], ['car', 'automobile'], ['balloon'], ['cat', 'kitty', 'kitten'], ['fish'],
-          ['star'], ['flower', 'blossom'], ['umbrella', 'parasol'], ['mushroom', 'toadstool'], ['rocket', 'spaceship']],
-    colour=[['red', 'crimson', 'scarlet'], ['orange', 'tangerine'], ['yellow', 'golden'], ['green', 'emerald'], ['blue', 'azure'], ['purple', 'violet'],
-            ['pink', 'rosy'], ['white', 'snow-white']],
+    kind=[['house', 'home', 'cottage'], ['tree'], ['boat', 'sailboat', 'ship'], ['car', 'automobile'], ['balloon'],
+          ['cat', 'kitty', 'kitten'], ['fish'], ['star'], ['flower', 'blossom'], ['umbrella', 'parasol'], ['mushroom', 'toadstool'], ['rocket', 'spaceship']],
+    colour=[['red', 'crimson', 'scarlet'], ['orange', 'tangerine'], ['yellow', 'golden'], ['green', 'emerald'],
+            ['blue', 'azure'], ['purple', 'violet'], ['pink', 'rosy'], ['white', 'snow-white']],
     size=[['small', 'little', 'tiny'], ['large', 'big', 'huge']],
     cell=[[f'{at} the {v} {h}' for at in ('in', 'at') for v in vs] for vs in (('upper', 'top'), ('lower', 'bottom'))
           for h in ('left', 'middle', 'right')],
-    time=[['by day', 'in the daytime', 'at noon'], ['at sunset', 'at dusk', 'in the evening'], ['at night', 'at midnight']],
-    weather=[['in clear weather', 'under a clear sky'], ['in cloudy weather', 'under an overcast sky'], ['in the rain', 'in rainy weather'],
-             ['in the snow', 'in snowy weather']],
-    ground=[['on grass', 'on a lawn', 'on a meadow'], ['on sand', 'on a beach'], ['on water', 'on the sea'], ['on a road', 'on a street']])
+    time=[['by day', 'in the daytime', 'at noon'], ['at sunset', 'at dusk', 'in the evening'],
+          ['at night', 'at midnight']],
+    weather=[['in clear weather', 'under a clear sky'], ['in cloudy weather', 'under an overcast sky'],
+             ['in the rain', 'in rainy weather'], ['in the snow', 'in snowy weather']],
+    ground=[['on grass', 'on a lawn', 'on a meadow'], ['on sand', 'on a beach'], ['on water', 'on the sea'],
+            ['on a road', 'on a street']])
 ZH = dict(
-    kind=[['房子', '小屋'], ['树', '大树'], ['船', '帆船'], ['汽车', '轿车'], ['气球'], ['猫', '猫咪'], ['鱼'], ['星星', '五角星'], ['花', '花朵'], ['雨伞', '伞'],
-          ['蘑菇'], ['火箭', '飞船']],
-    colour=[['红色', '大红色'], ['橙色', '橘色'], ['黄色', '金黄色'], ['绿色', '翠绿色'], ['蓝色', '天蓝色'], ['紫色'], ['粉色', '粉红色'], ['白色', '雪白色']],
+    kind=[['房子', '小屋'], ['树', '大树'], ['船', '帆船'], ['汽车', '轿车'], ['气球'], ['猫', '猫咪'], ['鱼'],
+          ['星星', '五角星'], ['花', '花朵'], ['雨伞', '伞'], ['蘑菇'], ['火箭', '飞船']],
+    colour=[['红色', '大红色'], ['橙色', '橘色'], ['黄色', '金黄色'], ['绿色', '翠绿色'], ['蓝色', '天蓝色'],
+            ['紫色'], ['粉色', '粉红色'], ['白色', '雪白色']],
     size=[['小', '小小'], ['大', '巨大']],
     cell=[['左上方', '左上角'], ['上方中间', '正上方'], ['右上方', '右上角'], ['左下方', '左下角'], ['下方中间', '正下方'], ['右下方', '右下角']],
     time=[['白天', '中午'], ['日落时', '傍晚', '黄昏'], ['夜晚', '夜里']],
@@ -33,9 +36,10 @@ ZH = dict(
     ground=[['草地上', '草坪上'], ['沙地上', '沙滩上'], ['水面上', '海面上'], ['马路上', '公路上']])
 MEASURE = dict(zip(KINDS, '座棵艘辆个只条颗朵把个枚'))  # the Chinese measure word of each kind
 
-# %% ../nbs/02c_describe.ipynb #b21aa45e
+# %% ../nbs/02c_describe.ipynb #3f9e506f
 def _chooser(words, rs):
-    return (lambda part, i: words[part][i][0]) if rs is None else (lambda part, i: words[part][i][int(rs.integers(len(words[part][i])))])
+    if rs is None: return lambda part, i: words[part][i][0]
+    return lambda part, i: words[part][i][int(rs.integers(len(words[part][i])))]
 
 def _things(scene, rs):
     things = sorted(scene.things, key=lambda t: t.cell)
@@ -56,7 +60,7 @@ def caption_en(
     if rs is None or rs.random() < .6: return f'{what}, {where}'
     return f'{where}: {what}'
 
-# %% ../nbs/02c_describe.ipynb #5439b20b
+# %% ../nbs/02c_describe.ipynb #f09b5ad7
 def caption_zh(
     scene:Scene,                      # what the picture holds
     rs:np.random.Generator|None=None, # None: the plain caption; else synonyms and order are drawn from it
@@ -65,12 +69,13 @@ def caption_zh(
     say = _chooser(ZH, rs)
     def one(t):
         verb = '有' if rs is None or rs.random() < .7 else '是'
-        return f"{say('cell', t.cell)}{verb}一{MEASURE[KINDS[t.kind]]}{say('size', t.size)}的{say('colour', t.colour)}{say('kind', t.kind)}"
+        where, one, size = say('cell', t.cell), MEASURE[KINDS[t.kind]], say('size', t.size)
+        return f"{where}{verb}一{one}{size}的{say('colour', t.colour)}{say('kind', t.kind)}"
     what = '，'.join(one(t) for t in _things(scene, rs))
     where = f"{say('time', scene.time)}，{say('weather', scene.weather)}，{say('ground', scene.ground)}"
     return f'{where}，{what}' if rs is None or rs.random() < .6 else f'{what}，{where}'
 
-# %% ../nbs/02c_describe.ipynb #dbee4daf
+# %% ../nbs/02c_describe.ipynb #a084f656
 def scene_captions(
     scene:Scene,              # what the picture holds
     rs:np.random.Generator,   # source of synonyms and order

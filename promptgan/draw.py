@@ -6,21 +6,22 @@
 __all__ = ['KINDS', 'COLOURS', 'SIZES', 'CELLS', 'TIMES', 'WEATHERS', 'GROUNDS', 'HELDOUT_COLOURS', 'HELDOUT_PAIRS', 'Thing',
            'Scene', 'Pen', 'draw_thing', 'draw_scene', 'is_heldout', 'random_scene']
 
-# %% ../nbs/02a_draw.ipynb #2b0a6791
+# %% ../nbs/02a_draw.ipynb #cf7a93ab
 import colorsys, math
 from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-# %% ../nbs/02a_draw.ipynb #58f59ec9
+# %% ../nbs/02a_draw.ipynb #5fb68e88
 KINDS = 'house tree boat car balloon cat fish star flower umbrella mushroom rocket'.split()
-COLOURS = dict(red=(0, .88, .88), orange=(26, .92, .98), yellow=(54, .85, .98), green=(128, .75, .62), blue=(220, .80, .85),
-               purple=(276, .62, .70), pink=(332, .42, 1.), white=(40, .03, .97))   # hue in degrees, saturation, value
+COLOURS = dict(red=(0, .88, .88), orange=(26, .92, .98), yellow=(54, .85, .98), green=(128, .75, .62),
+               blue=(220, .80, .85), purple=(276, .62, .70), pink=(332, .42, 1.), white=(40, .03, .97))   # hue in degrees, saturation, value
 SIZES = ['small', 'large']
 CELLS = ['upper left', 'upper middle', 'upper right', 'lower left', 'lower middle', 'lower right']
-TIMES, WEATHERS, GROUNDS = ['day', 'sunset', 'night'], ['clear', 'cloudy', 'rainy', 'snowy'], ['grass', 'sand', 'water', 'road']
+TIMES, WEATHERS = ['day', 'sunset', 'night'], ['clear', 'cloudy', 'rainy', 'snowy']
+GROUNDS = ['grass', 'sand', 'water', 'road']
 
-# %% ../nbs/02a_draw.ipynb #2e155a4c
+# %% ../nbs/02a_draw.ipynb #379a0875
 @dataclass
 class Thing:
     "One object of a scene; all fields are indices into `KINDS`, `COLOURS`, `SIZES` and `CELLS`"
@@ -37,7 +38,7 @@ class Scene:
     ground: int   # index into GROUNDS
     things: list[Thing] = field(default_factory=list)  # one to three, each in a cell of its own
 
-# %% ../nbs/02a_draw.ipynb #475b540d
+# %% ../nbs/02a_draw.ipynb #5eb5c09e
 class Pen:
     "Draws in box coordinates (-1 to 1) on a canvas, in an object's place, size, turn and colours"
     def __init__(self, draw, x, y, w, h, turn=0., flip=1, paint=None, line=3):
@@ -57,11 +58,12 @@ class Pen:
         "An open line through box points"
         self.draw.line([self.at(*q) for q in pts], fill=self.paint[fill], width=width or self.line, joint='curve')
 
-# %% ../nbs/02a_draw.ipynb #db1db5d9
+# %% ../nbs/02a_draw.ipynb #1debd449
 def _house(p, r):
     eave, w = r(-.25, .0), r(.66, .8)
     p.poly([(-w, eave), (w, eave), (w, 1), (-w, 1)]); p.poly([(-1, eave), (0, -1), (1, eave)], 'd')
-    p.poly([(-.2, 1), (-.2, .4), (.2, .4), (.2, 1)], 'k', None); p.poly([(-.55, .2), (-.3, .2), (-.3, .5), (-.55, .5)], 'w', None)
+    p.poly([(-.2, 1), (-.2, .4), (.2, .4), (.2, 1)], 'k', None)
+    p.poly([(-.55, .2), (-.3, .2), (-.3, .5), (-.55, .5)], 'w', None)
 def _tree(p, r):
     p.poly([(-.15, .2), (.15, .2), (.2, 1), (-.2, 1)], 'b')
     for u, v, q in ((-.42, -.05, .48), (.42, -.05, .48), (0, -.48, .52)): p.oval(u, v, q*r(.9, 1.1), q, 'c')
@@ -73,10 +75,12 @@ def _boat(p, r):
 def _car(p, r):
     a = r(.45, .6)
     p.poly([(-1, .55), (-1, .05), (-.65, 0), (-a, -.55), (a-.1, -.55), (.62, 0), (1, .1), (1, .55)])
-    p.poly([(-.45, -.02), (-.35, -.4), (-.05, -.4), (-.05, -.02)], 'w', None); p.poly([(.06, -.02), (.06, -.4), (.3, -.4), (.46, -.02)], 'w', None)
+    p.poly([(-.45, -.02), (-.35, -.4), (-.05, -.4), (-.05, -.02)], 'w', None)
+    p.poly([(.06, -.02), (.06, -.4), (.3, -.4), (.46, -.02)], 'w', None)
     for u in (-.52, .52): p.oval(u, .58, .27, .27, 'k', None); p.oval(u, .58, .1, .1, 'w', None)
 def _balloon(p, r):
-    p.stroke([(0, .35), (r(-.2, .2), .65), (0, 1)], 'k'); p.oval(0, -.35, r(.58, .66), .65); p.poly([(-.13, .42), (.13, .42), (0, .25)], 'd')
+    p.stroke([(0, .35), (r(-.2, .2), .65), (0, 1)], 'k'); p.oval(0, -.35, r(.58, .66), .65)
+    p.poly([(-.13, .42), (.13, .42), (0, .25)], 'd')
     p.oval(-.22, -.55, .14, .2, 'l', None)
 def _cat(p, r):
     e = r(.9, 1.)
@@ -84,38 +88,46 @@ def _cat(p, r):
     for u in (-.36, .36): p.oval(u, .05, .13, .18, 'k', None)
     p.poly([(-.12, .34), (.12, .34), (0, .5)], 'k', None); p.stroke([(-.3, .62), (0, .5), (.3, .62)])
 def _fish(p, r):
-    p.poly([(.45, 0), (1, -.6), (.9, 0), (1, .6)], 'd'); p.poly([(-.2, -.4), (.1, -r(.75, .9)), (.35, -.3)], 'd'); p.oval(-.2, 0, .78, .52)
-    p.oval(-.6, -.12, .15, .15, 'w', None); p.oval(-.62, -.12, .08, .08, 'k', None); p.stroke([(-.25, -.4), (-.12, 0), (-.25, .4)], 'd')
+    p.poly([(.45, 0), (1, -.6), (.9, 0), (1, .6)], 'd'); p.poly([(-.2, -.4), (.1, -r(.75, .9)), (.35, -.3)], 'd')
+    p.oval(-.2, 0, .78, .52)
+    p.oval(-.6, -.12, .15, .15, 'w', None); p.oval(-.62, -.12, .08, .08, 'k', None)
+    p.stroke([(-.25, -.4), (-.12, 0), (-.25, .4)], 'd')
 def _star(p, r):
     q = r(.4, .47)
-    p.poly([((1 if i % 2 == 0 else q)*math.sin(math.pi*i/5), -(1 if i % 2 == 0 else q)*math.cos(math.pi*i/5)) for i in range(10)])
+    far = [1, q]*5
+    p.poly([(far[i]*math.sin(math.pi*i/5), -far[i]*math.cos(math.pi*i/5)) for i in range(10)])
 def _flower(p, r):
     p.stroke([(0, 0), (r(-.1, .1), 1)], 'g', p.line+4); p.oval(.33, .72, .3, .14, 'g', None); a0 = r(0, 1.2)
     for i in range(5): p.oval(.43*math.cos(a0+i*1.2566), -.38+.43*math.sin(a0+i*1.2566), .32, .32)
     p.oval(0, -.38, .25, .25, 'y')
 def _umbrella(p, r):
-    p.stroke([(0, -.8), (0, .75), (.08, .93), (.25, .97), (.38, .8)], 'b', p.line+3); p.oval(0, .05, 1, r(.85, .98), 'c', 'k', math.pi, 2*math.pi)
+    p.stroke([(0, -.8), (0, .75), (.08, .93), (.25, .97), (.38, .8)], 'b', p.line+3)
+    p.oval(0, .05, 1, r(.85, .98), 'c', 'k', math.pi, 2*math.pi)
     p.stroke([(-.4, .05), (-.2, -.55), (0, -.88), (.2, -.55), (.4, .05)], 'd')
 def _mushroom(p, r):
     w = r(.26, .36)
     p.poly([(-w, .05), (w, .05), (w+.1, 1), (-w-.1, 1)], 'e'); p.oval(0, .15, 1, 1.08, 'c', 'k', math.pi, 2*math.pi)
     for u, v, q in ((-.45, -.2, .16), (.1, -.5, .18), (.5, -.12, .15)): p.oval(u+r(-.05, .05), v, q, q, 'w', None)
 def _rocket(p, r):
-    p.poly([(-.3, .4), (-.75, .95), (-.2, .8)], 'd'); p.poly([(.3, .4), (.75, .95), (.2, .8)], 'd'); p.poly([(-.18, .75), (.18, .75), (0, 1)], 'y', None)
-    p.poly([(0, -1), (.25, -.6), (.36, -.1), (.3, .8), (-.3, .8), (-.36, -.1), (-.25, -.6)]); p.oval(0, -.2, .17, .17*r(.9, 1.1), 'w')
-_DRAW = dict(zip(KINDS, (_house, _tree, _boat, _car, _balloon, _cat, _fish, _star, _flower, _umbrella, _mushroom, _rocket)))
+    p.poly([(-.3, .4), (-.75, .95), (-.2, .8)], 'd'); p.poly([(.3, .4), (.75, .95), (.2, .8)], 'd')
+    p.poly([(-.18, .75), (.18, .75), (0, 1)], 'y', None)
+    p.poly([(0, -1), (.25, -.6), (.36, -.1), (.3, .8), (-.3, .8), (-.36, -.1), (-.25, -.6)])
+    p.oval(0, -.2, .17, .17*r(.9, 1.1), 'w')
+_DRAW = dict(zip(KINDS, (_house, _tree, _boat, _car, _balloon, _cat, _fish, _star, _flower, _umbrella, _mushroom,
+                         _rocket)))
 
-# %% ../nbs/02a_draw.ipynb #b4d137ef
+# %% ../nbs/02a_draw.ipynb #c28f043e
 _OUTLINE = (38, 32, 44)
 _FIXED = dict(k=_OUTLINE, w=(250, 250, 246), b=(122, 82, 48), g=(52, 128, 56), y=(250, 205, 60), e=(238, 220, 190))
-def _shade(h, s, v): return tuple(int(255*c + .5) for c in colorsys.hsv_to_rgb((h % 360)/360, min(max(s, 0), 1), min(max(v, 0), 1)))
+def _shade(h, s, v):
+    return tuple(int(255*c + .5) for c in colorsys.hsv_to_rgb((h % 360)/360, min(max(s, 0), 1), min(max(v, 0), 1)))
 def _paints(colour, r):
     "The paints of one object: its colour with a little variation, and its darker and lighter shades"
     h, s, v = list(COLOURS.values())[colour]
     h, s, v = h + r(-5, 5), s*r(.92, 1.06), v*r(.95, 1.03)
     return dict(_FIXED, c=_shade(h, s, v), d=_shade(h, s*1.02 + .03, v*.78), l=_shade(h, s*.65, v*1.15))
 
-# %% ../nbs/02a_draw.ipynb #b9fc23ff
+# %% ../nbs/02a_draw.ipynb #c4401bfa
 def draw_thing(
     draw:ImageDraw.ImageDraw, # the canvas to draw on
     thing:Thing,              # what to draw
@@ -127,10 +139,11 @@ def draw_thing(
     half = (r(7.1, 7.7) if thing.size == 0 else r(10.1, 10.9))*px
     x = (11.3, 32, 52.7)[thing.cell % 3]*px + r(-1, 1)*px*(1 if thing.size else 2.2)
     y = (17, 47)[thing.cell // 3]*px + r(-2, 2)*px
-    pen = Pen(draw, x, y, half*r(.94, 1.), half, r(-.09, .09), 1 if rs.random() < .5 else -1, _paints(thing.colour, r), line=max(1, round(px*.75)))
+    pen = Pen(draw, x, y, half*r(.94, 1.), half, r(-.09, .09), 1 if rs.random() < .5 else -1,
+              _paints(thing.colour, r), line=max(1, round(px*.75)))
     _DRAW[KINDS[thing.kind]](pen, r)
 
-# %% ../nbs/02a_draw.ipynb #fbd74268
+# %% ../nbs/02a_draw.ipynb #2e894736
 _SKY = [((118, 188, 240), (206, 232, 248)), ((236, 122, 84), (252, 208, 150)), ((14, 18, 52), (48, 54, 104))]
 _GROUND = [(96, 172, 82), (232, 208, 142), (62, 132, 200), (118, 118, 124)]
 _DIM = [1., .86, .5]
@@ -145,7 +158,7 @@ def _background(scene, rs, n):
     rows[horizon:] = ground*np.linspace(1.06, .9, n-horizon)[:, None]
     return np.broadcast_to(rows[:, None], (n, n, 3)), horizon, ground
 
-# %% ../nbs/02a_draw.ipynb #e41028ae
+# %% ../nbs/02a_draw.ipynb #b2dd54ac
 def _texture(d, scene, rs, n, horizon, ground):
     "Marks on the ground, so that it can be told by more than its colour"
     dark, light = tuple((ground*.8).astype(int)), tuple(np.minimum(ground*1.25 + 12, 255).astype(int))
@@ -161,14 +174,15 @@ def _clouds(d, scene, rs, n):
     g = (205, 150, 95)[scene.time]
     for i in range(4):
         u, v, w = n*(.02 + .27*i + .08*rs.random()), n*(.03 + .05*rs.random()), n*(.09 + .03*rs.random())
-        for du, q in ((-.9, .7), (0, 1.), (.9, .7)): d.ellipse([u+du*w-q*w, v-q*w*.75, u+du*w+q*w, v+q*w*.75], fill=(g+20, g+22, g+28))
+        for du, q in ((-.9, .7), (0, 1.), (.9, .7)):
+            d.ellipse([u+du*w-q*w, v-q*w*.75, u+du*w+q*w, v+q*w*.75], fill=(g+20, g+22, g+28))
 
 def _falling(d, scene, rs, n):
     for u, v in n*rs.random((26 if scene.weather == 2 else 34, 2)):
         if scene.weather == 2: d.line([(u, v), (u-n*.022, v+n*.075)], fill=(186, 208, 236), width=n//110)
         else: d.ellipse([u, v, u+n*.02, v+n*.02], fill=(255, 255, 255))
 
-# %% ../nbs/02a_draw.ipynb #4bde972d
+# %% ../nbs/02a_draw.ipynb #7fef2686
 def draw_scene(
     scene:Scene,             # what to draw
     rs:np.random.Generator,  # source of the natural variation
@@ -185,7 +199,7 @@ def draw_scene(
     if scene.weather in (2, 3): _falling(d, scene, rs, n)
     return np.asarray(im.reduce(oversample))
 
-# %% ../nbs/02a_draw.ipynb #9bb9b321
+# %% ../nbs/02a_draw.ipynb #a430acde
 HELDOUT_COLOURS = {(k, (5*k + 3) % 8) for k in range(12)}  # (kind, colour): each kind once
 HELDOUT_PAIRS = {(0, 6), (1, 9), (2, 11), (3, 5), (4, 10), (7, 8), (5, 9), (2, 6)}  # (kind, kind) in one picture
 
@@ -197,7 +211,7 @@ def is_heldout(
     return any((t.kind, t.colour) in HELDOUT_COLOURS for t in scene.things) or any(
         (a, b) in HELDOUT_PAIRS for i, a in enumerate(kinds) for b in kinds[i+1:])
 
-# %% ../nbs/02a_draw.ipynb #058c0845
+# %% ../nbs/02a_draw.ipynb #e0bbee85
 def random_scene(
     rs:np.random.Generator, # source of randomness
     heldout:bool=False,     # True: with a held-out combination; False: without

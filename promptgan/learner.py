@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #fae177dc
+# %% ../nbs/09_learner.ipynb #1156aa24
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #a6fccc25
+# %% ../nbs/09_learner.ipynb #19fd97a2
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -27,7 +27,9 @@ class Batch:
     z: torch.Tensor     # (b+x,z) noise
     prompts: torch.Tensor # (x,e) words without a picture, drawn and judged only; x may be 0
     @property
-    def asked(self): return torch.cat([self.emb, self.prompts])   # (b+x,e) all that the generator is asked for
+    def asked(self):
+        "All that the generator is asked for, (b+x,e)"
+        return torch.cat([self.emb, self.prompts])
 
 class Batches:
     "Batch number `step` of a data set: a pure function of seed and step"
@@ -39,7 +41,8 @@ class Batches:
         bs:int=32,           # pictures per step, over all processes together
         family:int=4,        # pictures with similar words per family; 1: no hard wrong captions
         seed:int=0,
-        prompts:torch.Tensor|None=None, # (p,e) embeddings of words without pictures; a quarter of bs is drawn from them in each step
+        # (p,e) embeddings of words without pictures; a quarter of bs is drawn from them in each step
+        prompts:torch.Tensor|None=None,
     ):
         n = len(imgs); self.prompts = emb[:0] if prompts is None else prompts
         if bs < 2: raise InputError(f'batch size {bs}: a wrong caption needs a second picture; give 2 or more')
@@ -47,30 +50,37 @@ class Batches:
         self.imgs, self.emb, self.count, self.start = imgs, emb, count, count.cumsum(0) - count
         first = F.normalize(emb[self.start].float(), dim=1); self.per_epoch = max(1, n*1//self.bs)
         k = min(n, 12)
-        self.near = torch.cat([(first[i:i+512] @ first.T).topk(k).indices for i in range(0, n, 512)]) if self.family > 1 else None
+        self.near = None
+        if self.family > 1: self.near = torch.cat([(f @ first.T).topk(k).indices for f in first.split(512)])
     def indices(self, step):
-        "Picture numbers of a step: anchors walk through a permutation of the data, relatives are drawn from the nearest 12"
+        "Picture numbers of a step: anchors walk through a permutation of the data, relatives are among the nearest 12"
         n, f, anchors = len(self.imgs), self.family, self.bs//self.family
         g = rng(self.seed, 'batch', step); at = torch.arange(step*anchors, (step+1)*anchors)
         perms = {int(e): torch.randperm(n, generator=rng(self.seed, 'epoch', int(e))) for e in (at//n).unique()}
         idx = torch.stack([perms[int(i)//n][i % n] for i in at])
-        if f > 1: idx = torch.cat([idx[:, None], torch.stack([self.near[i][1:][torch.randperm(self.near.shape[1]-1, generator=g)[:f-1]] for i in idx])], 1).flatten()
+        if f > 1:
+            k = self.near.shape[1] - 1
+            kin = [self.near[i][1:][torch.randperm(k, generator=g)[:f-1]] for i in idx]
+            idx = torch.cat([idx[:, None], torch.stack(kin)], 1).flatten()
         return idx, g
     def __call__(self, step:int, device='cpu', rank:int=0, world:int=1) -> Batch:
         idx, g = self.indices(step); b = len(idx)
-        cap = self.start[idx] + (torch.rand(b, generator=g)*self.count[idx]).long(); f, x = self.family, max(world, b//4) if len(self.prompts) else 0
+        cap = self.start[idx] + (torch.rand(b, generator=g)*self.count[idx]).long()
+        f, x = self.family, max(world, b//4) if len(self.prompts) else 0
         z, zx = torch.randn(b, self.z, generator=g), torch.randn(x, self.z, generator=g)
         extra = self.prompts[torch.randint(max(1, len(self.prompts)), (x,), generator=g)].float()
         other = torch.arange(b).view(-1, f).roll(1, 1).flatten() if f > 1 else torch.arange(b).roll(1)
         emb = self.emb[cap].float(); first = self.emb[self.start[idx]]
         same = (first[:, None] - first[None]).abs().amax(-1) < 1e-4
-        mine, more = (slice(rank*k//world, (rank+1)*k//world) for k in (b, x)); differs = (~same[torch.arange(b), other]).float()
-        def to(t): return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
+        mine, more = (slice(rank*k//world, (rank+1)*k//world) for k in (b, x))
+        differs = (~same[torch.arange(b), other]).float()
+        def to(t):
+            return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
         real = to(self.imgs[idx[mine]]).float()/127.5 - 1
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])))
 
-# %% ../nbs/09_learner.ipynb #1227489c
+# %% ../nbs/09_learner.ipynb #58ec9a8c
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 @dataclass
@@ -101,10 +111,11 @@ class Recipe:
             same = torch.eye(len(ff), dtype=torch.bool, device=ff.device); same[:n, :n] = b.same
             a = contrastive(*D.align(ff, b.asked), same, .1); loss, logs['g_align'] = loss + self.align*a, a
         if self.pixel:
-            p = low_res_l1(fake[:n], b.real, self.pixel_size); loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
+            p = low_res_l1(fake[:n], b.real, self.pixel_size)
+            loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #5ea9e433
+# %% ../nbs/09_learner.ipynb #db71a1b1
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -123,12 +134,12 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
         with auto: g_loss, more = recipe.g_loss(D, b, fake, frac)
         opt_g.zero_grad(set_to_none=True); g_loss.backward(); _sync_gradients(G.parameters())
     finally: D.requires_grad_(True)
-    norms = torch.stack([torch.stack(torch._foreach_norm([p.grad for p in n.parameters() if p.grad is not None])).norm() for n in (D, G)])
+    grads = [p.grad for n in (D, G) for p in n.parameters() if p.grad is not None]; norms = torch.stack(torch._foreach_norm(grads))
     fine = bool(norms.isfinite().all())
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #e08774c2
+# %% ../nbs/09_learner.ipynb #033c6476
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -142,16 +153,21 @@ class GANLearner:
         cbs=(),             # callbacks
         device='cpu', precision='auto', config=None,
     ):
-        if lr_decay not in ('cosine', 'linear', 'none'): raise InputError(f"lr_decay {lr_decay!r}: choose 'cosine', 'linear' or 'none'")
+        if lr_decay not in ('cosine', 'linear', 'none'):
+            raise InputError(f"lr_decay {lr_decay!r}: choose 'cosine', 'linear' or 'none'")
         if not 0 < lr < 1: raise InputError(f'lr {lr} must lie between 0 and 1')
         self.device, self.precision = torch.device(device), pick_precision(torch.device(device), precision)
         self.G, self.D = (self.precision.to(n.to(self.device)) for n in (G, D))
-        self.batches, self.recipe, self.lr, self.lr_decay, self.warmup = batches, recipe or Recipe(), lr, lr_decay, warmup
-        self.opt_g, self.opt_d = (torch.optim.Adam(n.parameters(), lr, betas=betas, fused=self.device.type in ('cpu', 'cuda')) for n in (self.G, self.D))
-        self.cbs, self.config, self.step, self.images, self.seconds, self.skipped, self.stop = list(cbs), config or {}, 0, 0, 0., 0, None
+        self.batches, self.recipe = batches, recipe or Recipe()
+        self.lr, self.lr_decay, self.warmup = lr, lr_decay, warmup
+        fused = self.device.type in ('cpu', 'cuda')
+        self.opt_g, self.opt_d = (torch.optim.Adam(n.parameters(), lr, betas=betas, fused=fused) for n in (self.G, self.D))
+        self.cbs, self.config = list(cbs), config or {}
+        self.step, self.images, self.seconds, self.skipped, self.stop = 0, 0, 0., 0, None
         self.rank = dist.get_rank() if world_size() > 1 else 0
         self.budget = SimpleNamespace(steps=None, seconds=None, from_step=0, from_seconds=0.)
     def call(self, event):
+        "Let every callback that knows this event act"
         for cb in self.cbs:
             if hasattr(cb, event): getattr(cb, event)(self)
     @property
@@ -166,27 +182,33 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #ae2c1ee8
+# %% ../nbs/09_learner.ipynb #c9ec054f
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
-    "Train for a budget: `steps`, `minutes` or `images` (thousands: multiply); `resume=True` goes on where the last checkpoint stopped"
+    "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]
-    if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0: raise InputError('fit needs exactly one budget: steps=, minutes= or images=, 0 or more')
+    if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0:
+        raise InputError('fit needs exactly one budget: steps=, minutes= or images=, 0 or more')
     if images is not None: steps = math.ceil(images/self.batches.bs)
     self.stop, bad, old = None, 0, None
     if resume:
         for cb in self.cbs: old = (cb.resume(self) if hasattr(cb, 'resume') else None) or old
-    self.budget = SimpleNamespace(steps=steps, seconds=None if minutes is None else minutes*60, from_step=self.step, from_seconds=self.seconds)
-    if old and steps is not None and old['steps'] == steps and self.step < old['from_step'] + steps: self.budget.from_step = old['from_step']
-    self.call('before_fit'); last = time.monotonic()
+    seconds = None if minutes is None else minutes*60
+    self.budget = SimpleNamespace(steps=steps, seconds=seconds, from_step=self.step, from_seconds=self.seconds)
+    if old and steps is not None and old['steps'] == steps and self.step < old['from_step'] + steps:
+        self.budget.from_step = old['from_step']
+    self.call('before_fit'); last = time.monotonic(); auto = self.precision.autocast(self.device)
     try:
         while self.frac < 1 and not self.stop:
             for opt in (self.opt_g, self.opt_d): opt.param_groups[0]['lr'] = self.lr_now()
             b = self.batches(self.step, self.device, self.rank, world_size())
             if self.precision.channels_last: b.real = b.real.contiguous(memory_format=torch.channels_last)
-            self.logs, fine = gan_step(self.G, self.D, self.recipe, b, self.opt_g, self.opt_d, self.frac, self.precision.autocast(self.device))
+            self.logs, fine = gan_step(self.G, self.D, self.recipe, b, self.opt_g, self.opt_d, self.frac, auto)
             bad = 0 if fine else bad + 1; self.skipped += not fine
-            if bad >= 10: raise TrainingDiverged(f'ten steps in a row (to step {self.step}) gave gradients that are not finite: try a lower lr than {self.lr}')
-            self.step += 1; self.images += self.batches.bs; now = time.monotonic(); self.seconds += now - last; last = now
+            if bad >= 10:
+                raise TrainingDiverged(f'the gradients of ten steps in a row, to step {self.step}, were not finite: '
+                                       f'try a lower lr than {self.lr}')
+            self.step += 1; self.images += self.batches.bs; now = time.monotonic(); self.seconds += now - last
+            last = now
             self.call('after_step'); last = max(last, time.monotonic())   # time spent in callbacks is not training time
     except KeyboardInterrupt: self.stop = 'interrupted'
     finally: self.call('after_fit')

@@ -6,14 +6,14 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #ad31f2e6
+# %% ../nbs/07_networks.ipynb #f6c7bc4a
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
 from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #7200a067
+# %% ../nbs/07_networks.ipynb #18ce50a3
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
@@ -30,16 +30,19 @@ class Generator(nn.Module):
         self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size); self.z = z
         self.map, self.first = WordMap(e, z, m), nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
-        self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in enumerate(zip(widths[:-2], widths[1:-1])))
+        pairs = enumerate(zip(widths[:-2], widths[1:-1]))
+        self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
         self.last, self.out = GBlock(widths[-2], widths[-1], m, up=False), nn.Conv2d(widths[-1], 12, 3, padding=1)
+        with torch.no_grad(): self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))  # ICNR, see above
     def forward(self, emb, z):
         M = self.map(emb, z)                                        # (b,m,8,8)
-        if self.out.weight.is_contiguous(memory_format=torch.channels_last): M = M.contiguous(memory_format=torch.channels_last)
+        if self.out.weight.is_contiguous(memory_format=torch.channels_last):
+            M = M.contiguous(memory_format=torch.channels_last)
         x = self.start(self.first(M), M)                            # (b,w0,8,8)
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
 
-# %% ../nbs/07_networks.ipynb #0fa9caa7
+# %% ../nbs/07_networks.ipynb #24dc69c6
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
@@ -56,7 +59,8 @@ class Discriminator(nn.Module):
         self.first = spectral_norm(nn.Conv2d(12, widths[0], 3, padding=1))
         self.down = nn.ModuleList(DBlock(i, o, twice=k == downs-2) for k, (i, o) in enumerate(zip(widths, widths[1:])))
         f = widths[-1]*16
-        self.real, self.project, self.words = (spectral_norm(nn.Linear(a, b)) for a, b in ((f, 1), (f, joint), (e, joint)))
+        self.real, self.project = spectral_norm(nn.Linear(f, 1)), spectral_norm(nn.Linear(f, joint))
+        self.words = spectral_norm(nn.Linear(e, joint))
         self.align_img, self.align_txt = nn.Linear(f, joint), nn.Linear(e, joint)
     def features(self, img):
         "What the discriminator sees in a picture, (b,f); does not depend on the words"
@@ -71,7 +75,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #f16ae88d
+# %% ../nbs/07_networks.ipynb #cb282006
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -84,7 +88,8 @@ class DCGenerator(nn.Module):
         if size != 64: raise InputError(f'dcgan draws 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, z=z, nf=nf, squeeze=squeeze, size=size); self.z = z
         self.words = nn.Linear(e, squeeze); ch = [z + squeeze, nf*8, nf*4, nf*2, nf]
-        self.up = nn.Sequential(*[nn.Sequential(nn.ConvTranspose2d(i, o, 4, 1 + (k > 0), int(k > 0), bias=False), nn.BatchNorm2d(o), nn.ReLU())
+        up = lambda k, i, o: nn.ConvTranspose2d(i, o, 4, 1 + (k > 0), int(k > 0), bias=False)
+        self.up = nn.Sequential(*[nn.Sequential(up(k, i, o), nn.BatchNorm2d(o), nn.ReLU())
                                   for k, (i, o) in enumerate(zip(ch, ch[1:]))])
         self.out = nn.ConvTranspose2d(nf, 3, 4, 2, 1); _dc_init(self)
     def forward(self, emb, z):
@@ -97,22 +102,30 @@ class DCDiscriminator(nn.Module):
         super().__init__()
         if size != 64: raise InputError(f'dcgan judges 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, nf=nf, squeeze=squeeze, size=size); ch = [3, nf, nf*2, nf*4, nf*8]
-        self.down = nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), nn.BatchNorm2d(o) if k else nn.Identity(), nn.LeakyReLU(.2))
+        norm = lambda k, o: nn.BatchNorm2d(o) if k else nn.Identity()
+        self.down = nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
                                     for k, (i, o) in enumerate(zip(ch, ch[1:]))])
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)
-    def features(self, img): return self.down(img)
+    def features(self, img):
+        "Features (b,8nf,4,4) of pictures"
+        return self.down(img)
     def judge(self, feats, emb):
+        "Logits (b,) from features and words"
         w = lrelu(self.words(emb))[:, :, None, None].expand(-1, -1, 4, 4)
         return self.out(torch.cat([feats, w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #04fc6791
+# %% ../nbs/07_networks.ipynb #4f58092f
 PRESETS = dict(
-    nano=dict(size=64, generator=dict(z=16, m=16, widths=(32, 32, 32, 16)), discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
+    nano=dict(size=64, generator=dict(z=16, m=16, widths=(32, 32, 32, 16)),
+              discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
     small=dict(size=64, generator=dict(widths=(96, 96, 64, 32)), discriminator=dict(widths=(32, 64, 128, 128))),
-    base=dict(size=64, generator=dict(z=64, m=64, widths=(256, 192, 128, 64)), discriminator=dict(widths=(64, 128, 256, 256))),
-    base128=dict(size=128, generator=dict(z=64, m=64, widths=(256, 256, 192, 128, 64)), discriminator=dict(widths=(64, 128, 256, 256, 256))),
-    base256=dict(size=256, generator=dict(z=64, m=64, widths=(384, 384, 256, 192, 128, 64)), discriminator=dict(widths=(64, 96, 128, 256, 384, 384))),
+    base=dict(size=64, generator=dict(z=64, m=64, widths=(256, 192, 128, 64)),
+              discriminator=dict(widths=(64, 128, 256, 256))),
+    base128=dict(size=128, generator=dict(z=64, m=64, widths=(256, 256, 192, 128, 64)),
+                 discriminator=dict(widths=(64, 128, 256, 256, 256))),
+    base256=dict(size=256, generator=dict(z=64, m=64, widths=(384, 384, 256, 192, 128, 64)),
+                 discriminator=dict(widths=(64, 96, 128, 256, 384, 384))),
     dcgan=dict(size=64, generator=dict(arch='dcgan', z=100), discriminator=dict(arch='dcgan')))
 
 _ARCH = dict(map=(Generator, Discriminator), dcgan=(DCGenerator, DCDiscriminator))
@@ -121,7 +134,8 @@ def _build(which, config):
     if arch not in _ARCH: raise InputError(f'unknown architecture {arch!r}: choose one of {", ".join(_ARCH)}')
     for k, v in config.items():
         for n in (v if isinstance(v, (list, tuple)) else [v]):
-            if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 4096: raise InputError(f'{k}={v!r} is not a size from 1 to 4096')
+            if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 4096:
+                raise InputError(f'{k}={v!r} is not a size from 1 to 4096')
     try: return _ARCH[arch][which](**config)
     except TypeError as err: raise InputError(f'{arch} networks: {err}') from err
 
@@ -142,13 +156,15 @@ def build_networks(
     p = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return tuple(build(dict(p[k], e=e, size=p['size'])) for build, k in ((build_generator, 'generator'), (build_discriminator, 'discriminator')))
+        more = dict(e=e, size=p['size'])
+        return build_generator(p['generator'] | more), build_discriminator(p['discriminator'] | more)
 
-# %% ../nbs/07_networks.ipynb #878b3720
+# %% ../nbs/07_networks.ipynb #1b79053f
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators
 ) -> tuple[Cost, Cost]:
     "Parameters, FLOPs and kept activations per stage of both networks, counted on the meta device"
     e, s = generator.config['e'], generator.config['size']
-    return cost(generator, torch.zeros(1, e), torch.zeros(1, generator.z)), cost(discriminator, torch.zeros(1, 3, s, s), torch.zeros(1, e))
+    words, noise, img = torch.zeros(1, e), torch.zeros(1, generator.z), torch.zeros(1, 3, s, s)
+    return cost(generator, words, noise), cost(discriminator, img, words)

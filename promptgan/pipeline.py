@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
-# %% ../nbs/13_pipeline.ipynb #300f11df
+# %% ../nbs/13_pipeline.ipynb #2f8959f7
 import json, secrets, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch, torch.nn as nn
 from safetensors.torch import load_file, save
-from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid, to_pil, write_json
+from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid, to_pil
+from .core import write_json
 from .networks import build_discriminator, build_generator
 from .text import TextModel
 
-# %% ../nbs/13_pipeline.ipynb #62f0fd01
+# %% ../nbs/13_pipeline.ipynb #abf08057
 @dataclass
 class PipelineOutput:
     "Pictures and the prompts that asked for them"
-    images: list          # PIL pictures; a tensor (n,3,h,w) in [-1,1] for output_type='pt', an array (n,h,w,3) in [0,1] for 'np'
+    # PIL pictures; a tensor (n,3,h,w) in [-1,1] for output_type='pt', an array (n,h,w,3) in [0,1] for 'np'
+    images: list
     prompts: list[str]    # the prompt of each picture
     unknown: dict = field(default_factory=dict) # prompt -> words that training never held
     def grid(self, ncol=None) -> PictureGrid:
@@ -28,7 +30,7 @@ class PipelineOutput:
     def _repr_png_(self): return self.grid()._repr_png_()
     def _repr_html_(self): return self.grid()._repr_html_()
 
-# %% ../nbs/13_pipeline.ipynb #2fca65b0
+# %% ../nbs/13_pipeline.ipynb #29474388
 MAX_PROMPT, MAX_IMAGES = 2000, 10_000
 
 def _whole(value, name, low, high):
@@ -41,17 +43,20 @@ def check_prompts(
 ) -> tuple[list[str], dict]: # prompts, and their unknown words
     "Prompts as a list, and what is unknown in them; `InputError` for empty, overlong or wholly unknown ones"
     prompts = [prompt] if isinstance(prompt, str) else prompt; unknown = {}
-    if not isinstance(prompts, (list, tuple)) or not prompts: raise InputError(f'prompt must be text or a list of texts, got {type(prompt).__name__}')
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise InputError(f'prompt must be text or a list of texts, got {type(prompt).__name__}')
     for p in prompts:
         if not isinstance(p, str): raise InputError(f'prompts must be text, got {type(p).__name__}')
-        if not p.strip() or len(p) > MAX_PROMPT: raise InputError(f'a prompt must have 1 to {MAX_PROMPT:,} characters, this one has {len(p.strip()):,}')
+        if not p.strip() or len(p) > MAX_PROMPT:
+            raise InputError(f'a prompt must have 1 to {MAX_PROMPT:,} characters, this one has {len(p.strip()):,}')
         if missing := words.unknown(p):
             unknown[p] = missing
             known = [w for w in words.tokenizer.split(p) if w not in missing and any(map(str.isalnum, w))]
-            if not known: raise InputError(f'no word of "{p[:80]}" occurs in the captions that this model was trained on; try other words')
+            if not known:
+                raise InputError(f'no word of "{p[:80]}" occurs in the captions that this model learned; try other words')
     return list(prompts), unknown
 
-# %% ../nbs/13_pipeline.ipynb #28ecbaec
+# %% ../nbs/13_pipeline.ipynb #37e26ab1
 class TextToImagePipeline:
     "Words, a generator and (optionally) a discriminator: call it with a prompt"
     def __init__(self,
@@ -62,31 +67,40 @@ class TextToImagePipeline:
     ):
         self.words, self.generator, self.discriminator, self.info = words, generator, discriminator, info or {}
     @property
-    def device(self): return next(self.generator.parameters()).device
+    def device(self):
+        "Where the networks are"
+        return next(self.generator.parameters()).device
     @property
-    def size(self) -> int: return self.generator.config['size']
+    def size(self) -> int:
+        "Side of the pictures in pixels"
+        return self.generator.config['size']
     def to(self, device) -> 'TextToImagePipeline':
         "Move everything to a device"
         for m in (self.words, self.generator, self.discriminator):
             if m is not None: m.to(device)
         return self
-    def __repr__(self): return f'TextToImagePipeline({self.size} px, {self.info.get("data", "?")}, {len(self.words.tokenizer.words):,} words, on {self.device})'
+    def __repr__(self):
+        words = len(self.words.tokenizer.words)
+        return f'TextToImagePipeline({self.size} px, {self.info.get("data", "?")}, {words:,} words, on {self.device})'
     def _draw(self, emb, z, batch_size):
         "Pictures (n,3,h,w) on the CPU; networks in eval mode inside, as before outside"
         was = self.generator.training; self.generator.eval()
         try:
-            with torch.inference_mode(): return torch.cat([self.generator(e, n).float().cpu() for e, n in zip(emb.split(batch_size), z.split(batch_size))]).clone()
+            with torch.inference_mode():
+                parts = zip(emb.split(batch_size), z.split(batch_size))
+                return torch.cat([self.generator(e, n).float().cpu() for e, n in parts]).clone()
         finally: self.generator.train(was)
     def _noise(self, n, generator, truncation):
         seed = lambda g: int(torch.randint(2**31, (1,), generator=g, device=g.device if g else 'cpu'))
         if isinstance(generator, (list, tuple)):
-            if len(generator) != n: raise InputError(f'{len(generator)} generators for {n} pictures: give one, or one per picture')
+            if len(generator) != n:
+                raise InputError(f'{len(generator)} generators for {n} pictures: give one, or one per picture')
             seeds = [seed(g) for g in generator]
         else:
             base = generator or rng(secrets.randbits(31)); seeds = [seed(base) for _ in range(n)]
         return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds]).to(self.device)*truncation
 
-# %% ../nbs/13_pipeline.ipynb #0560f23f
+# %% ../nbs/13_pipeline.ipynb #59a1d586
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
@@ -97,16 +111,21 @@ def _call(self,
     batch_size:int=64,         # pictures at a time
 ) -> PipelineOutput:
     "Draw pictures"
-    _whole(num_images_per_prompt, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100); _whole(batch_size, 'batch_size', 1, 4096)
-    if not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2): raise InputError(f'truncation={truncation!r}: give a number from 0 to 2')
-    if output_type not in ('pil', 'pt', 'np'): raise InputError(f"output_type={output_type!r}: choose 'pil', 'pt' or 'np'")
+    _whole(num_images_per_prompt, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100)
+    _whole(batch_size, 'batch_size', 1, 4096)
+    if not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2):
+        raise InputError(f'truncation={truncation!r}: give a number from 0 to 2')
+    if output_type not in ('pil', 'pt', 'np'):
+        raise InputError(f"output_type={output_type!r}: choose 'pil', 'pt' or 'np'")
     prompts, unknown = check_prompts(self.words, prompt); k = num_images_per_prompt*best_of; n = len(prompts)*k
     if n > MAX_IMAGES: raise InputError(f'{n:,} pictures in one call: at most {MAX_IMAGES:,}')
     for p, w in unknown.items(): warnings.warn(f'never seen in training: {", ".join(w)} (in "{p[:60]}")', stacklevel=2)
     emb = self.words(prompts).repeat_interleave(k, 0).to(self.device)                                # (n,e)
-    img = self._draw(emb, self._noise(n, generator, truncation), batch_size); names = [p for p in prompts for _ in range(k)]
+    img = self._draw(emb, self._noise(n, generator, truncation), batch_size)
+    names = [p for p in prompts for _ in range(k)]
     if best_of > 1:
-        best = self.score(img, names).view(-1, best_of).argmax(1) + torch.arange(0, n, best_of); img, names = img[best], [names[i] for i in best]
+        best = self.score(img, names).view(-1, best_of).argmax(1) + torch.arange(0, n, best_of)
+        img, names = img[best], [names[i] for i in best]
     return PipelineOutput(_as(img, output_type), names, unknown)
 TextToImagePipeline.__call__ = _call
 
@@ -114,17 +133,20 @@ def _as(img, kind):
     if kind == 'pt': return img
     return [to_pil(i) for i in img] if kind == 'pil' else ((img + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/13_pipeline.ipynb #32d4af2a
+# %% ../nbs/13_pipeline.ipynb #31c1b868
 def _score(self,
     images,  # tensor (n,3,h,w) in [-1,1]
     prompts, # one text per picture
 ) -> torch.Tensor: # (n,) logits: above 0 looks real and fits the words
     "The discriminator's opinion of pictures and their words"
     if self.discriminator is None: raise InputError('this pipeline has no discriminator: score and best_of need one')
-    if len(images) != len(prompts): raise InputError(f'{len(images)} pictures and {len(prompts)} prompts: give one prompt per picture')
+    if len(images) != len(prompts):
+        raise InputError(f'{len(images)} pictures and {len(prompts)} prompts: give one prompt per picture')
     D, was = self.discriminator, self.discriminator.training; D.eval()
     try:
-        with torch.inference_mode(): return torch.cat([D(i.to(self.device), e.to(self.device)).float().cpu() for i, e in zip(images.split(64), self.words(list(prompts)).split(64))]).clone()
+        with torch.inference_mode():
+            parts = zip(images.to(self.device).split(64), self.words(list(prompts)).to(self.device).split(64))
+            return torch.cat([D(i, e).float().cpu() for i, e in parts]).clone()
     finally: D.train(was)
 TextToImagePipeline.score = _score
 
@@ -135,27 +157,31 @@ def _interpolate(self,
 ) -> PipelineOutput:
     "Walk from one prompt to another with the same noise"
     _whole(steps, 'steps', 2, 1000); prompts, unknown = check_prompts(self.words, [a, b])
-    t = torch.linspace(0, 1, steps)[:, None]; e = self.words(prompts).cpu(); z = self._noise(1, generator, 1.).expand(steps, -1)
+    t = torch.linspace(0, 1, steps)[:, None]; e = self.words(prompts).cpu()
+    z = self._noise(1, generator, 1.).expand(steps, -1)
     img = self._draw((e[:1]*(1-t) + e[1:]*t).to(self.device), z, 64)
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate
 
-# %% ../nbs/13_pipeline.ipynb #f5e4c729
+# %% ../nbs/13_pipeline.ipynb #6c9343dd
 def _card(self):
     "A model card in Markdown"
     facts = '\n'.join(f'- {k}: {v}' for k, v in self.info.items())
-    return f'# A promptgan text-to-image GAN\n\n{self.size} pixels, one step per picture, {len(self.words.tokenizer.words):,} words.\n\n{facts}\n\n' \
-           "```python\nfrom promptgan import TextToImagePipeline\npipe = TextToImagePipeline.from_pretrained('THIS FOLDER')\n```\n"
+    first = f'{self.size} pixels, one step per picture, {len(self.words.tokenizer.words):,} words.'
+    code = "from promptgan import TextToImagePipeline\npipe = TextToImagePipeline.from_pretrained('THIS FOLDER')"
+    return f'# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
 
 def _save_pretrained(self,
     folder, # where to write; other files in it are left alone
 ):
     "Write weights, configuration, words and a model card; each file whole or not at all"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); self.words.save_pretrained(folder); config = dict(info=self.info)
+    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); self.words.save_pretrained(folder)
+    config = dict(info=self.info)
     for name, net in (('generator', self.generator), ('discriminator', self.discriminator)):
         if net is None: continue
         config[name] = net.config
-        atomic_write(folder/f'{name}.safetensors', save({k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}))
+        weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
+        atomic_write(folder/f'{name}.safetensors', save(weights))
     write_json(folder/'config.json', config); atomic_write(folder/'README.md', _card(self).encode())
 TextToImagePipeline.save_pretrained = _save_pretrained
 
@@ -164,19 +190,24 @@ def _from_pretrained(cls,
     device=None,  # None: the fastest there is
 ) -> 'TextToImagePipeline':
     "Load a pipeline; `InputError` when there is none of that name, `CheckpointError` when it is damaged"
-    shipped = Path(__file__).parent/'assets'/'weights' if '__file__' in globals() else Path('assets/weights'); given = Path(name_or_path)
+    shipped = Path(__file__).parent/'assets'/'weights' if '__file__' in globals() else Path('assets/weights')
+    given = Path(name_or_path)
     places = [given/'pipeline', given, shipped/str(name_or_path)]
     folder = next((p for p in places if (p/'generator.safetensors').exists()), None)
     if folder is None:
         names = ', '.join(sorted(p.name for p in shipped.iterdir())) if shipped.is_dir() else 'none yet'
-        raise InputError(f'no model at {name_or_path}: give a run folder or a pipeline folder (promptgan demo makes one); shipped names: {names}')
+        raise InputError(f'no model at {name_or_path}: give a run folder or a pipeline folder (promptgan demo makes one); '
+                         f'shipped names: {names}')
     words = TextModel.from_pretrained(folder); nets = dict(generator=None, discriminator=None)
     try:
         config = json.loads((folder/'config.json').read_text(encoding='utf8'))
         for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
             if key in config:
-                nets[key] = build(config[key]); nets[key].load_state_dict(load_file(folder/f'{key}.safetensors')); nets[key].eval().requires_grad_(False)
-        if nets['generator'].config['e'] != words.e: raise ValueError(f"words of width {words.e} for a generator of {nets['generator'].config['e']}")
-    except Exception as err: raise CheckpointError(f'{folder} is damaged: {str(err)[:200]}; train or download it again') from err
+                nets[key] = build(config[key]); nets[key].load_state_dict(load_file(folder/f'{key}.safetensors'))
+                nets[key].eval().requires_grad_(False)
+        if nets['generator'].config['e'] != words.e:
+            raise ValueError(f"words of width {words.e} for a generator of {nets['generator'].config['e']}")
+    except Exception as err:
+        raise CheckpointError(f'{folder} is damaged: {str(err)[:200]}; train or download it again') from err
     return cls(words, **nets, info=config.get('info')).to(default_device(device))
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SceneReader', 'reader_loss', 'train_reader', 'load_reader', 'read_scenes', 'score_scenes', 'main']
 
-# %% ../nbs/12a_reader.ipynb #64bff321
+# %% ../nbs/12a_reader.ipynb #997805af
 import hashlib, math, time
 from pathlib import Path
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
@@ -14,25 +14,29 @@ from .core import DataError, atomic_write, rng
 from .datasets import scenes
 from .draw import COLOURS, GROUNDS, KINDS, SIZES, TIMES, WEATHERS
 
-# %% ../nbs/12a_reader.ipynb #dea2b699
+# %% ../nbs/12a_reader.ipynb #184c7305
 def _conv(i, o, stride=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
 
 class SceneReader(nn.Module):
     "Reads scenes of 64 pixels: (b,3,64,64) in [-1,1] -> logits of each attribute"
     def __init__(self, w:int=32):
         super().__init__()
-        self.cell = nn.Sequential(_conv(3, w), _conv(w, w, 2), _conv(w, 2*w), _conv(2*w, 2*w, 2), _conv(2*w, 3*w), nn.Conv2d(3*w, 4*w, (8, 7)),
-                                  nn.BatchNorm2d(4*w), nn.ReLU(), nn.Flatten(), nn.Linear(4*w, len(KINDS) + 1 + len(COLOURS) + len(SIZES)))
+        self.cell = nn.Sequential(_conv(3, w), _conv(w, w, 2), _conv(w, 2*w), _conv(2*w, 2*w, 2), _conv(2*w, 3*w),
+                                  nn.Conv2d(3*w, 4*w, (8, 7)), nn.BatchNorm2d(4*w), nn.ReLU(), nn.Flatten(),
+                                  nn.Linear(4*w, len(KINDS) + 1 + len(COLOURS) + len(SIZES)))
         self.whole = nn.Sequential(_conv(3, 24, 2), _conv(24, 32, 2), _conv(32, 48, 2), _conv(48, 64, 2), nn.Flatten())
-        self.texture = nn.Sequential(_conv(3, 16), _conv(16, 32, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # rain and snow, wherever they fall
+        # rain and snow, wherever they fall
+        self.texture = nn.Sequential(_conv(3, 16), _conv(16, 32, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(64*16 + 32, 11)
     def forward(self, img):
-        windows = torch.cat([img[:, :, y:y+32, x:x+28] for y in (0, 32) for x in (0, 18, 36)])             # (6b,3,32,28)
-        k, c, s = self.cell(windows).view(6, len(img), -1).transpose(0, 1).split((13, 8, 2), -1)          # each (b,6,classes)
+        # (6b,3,32,28)
+        windows = torch.cat([img[:, :, y:y+32, x:x+28] for y in (0, 32) for x in (0, 18, 36)])
+        # each (b,6,classes)
+        k, c, s = self.cell(windows).view(6, len(img), -1).transpose(0, 1).split((13, 8, 2), -1)
         t, w, g = self.head(torch.cat([self.whole(img), self.texture(img)], 1)).split((3, 4, 4), -1)
         return dict(kind=k, colour=c, size=s, time=t, weather=w, ground=g)
 
-# %% ../nbs/12a_reader.ipynb #ab47bd88
+# %% ../nbs/12a_reader.ipynb #0944fa3a
 def reader_loss(out, attrs):
     "Cross-entropy of all attributes; colour and size only where an object is"
     there = attrs['kind'] >= 0; kind = torch.where(there, attrs['kind'], len(KINDS))
@@ -48,29 +52,39 @@ def train_reader(
 ) -> SceneReader:
     "Train the judge on freshly drawn scenes"
     parts = [scenes(n//2, seed=seed, split=s) for s in ('train', 'heldout')]
-    imgs = torch.cat([p.imgs for p in parts]); attrs = {k: torch.cat([p.attrs[k] for p in parts]) for k in parts[0].attrs}
+    imgs = torch.cat([p.imgs for p in parts])
+    attrs = {k: torch.cat([p.attrs[k] for p in parts]) for k in parts[0].attrs}
     exam = scenes(1000, seed=seed+1, split='heldout'); g = rng(seed, 'reader')
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = SceneReader().to(memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed); net = SceneReader().to(memory_format=torch.channels_last)
     opt = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=.02); t0, step, told = time.monotonic(), 0, 0
     while (done := (time.monotonic() - t0)/(60*minutes)) < 1:
-        opt.param_groups[0]['lr'] = 3e-3*min(1, (step+1)/50)*(.5 + .5*math.cos(math.pi*done)); i = torch.randint(len(imgs), (64,), generator=g)
+        opt.param_groups[0]['lr'] = 3e-3*min(1, (step+1)/50)*(.5 + .5*math.cos(math.pi*done))
+        i = torch.randint(len(imgs), (64,), generator=g)
         x = imgs[i].float()/127.5 - 1; dy, dx = torch.randint(-1, 2, (2,), generator=g).tolist()
-        x = x.roll((dy, dx), (2, 3)) + .06*torch.rand(1, generator=g)*torch.randn(x.shape, generator=g)     # a judge must not mind a pixel or some noise
-        loss = reader_loss(net.train()(x.contiguous(memory_format=torch.channels_last)), {k: v[i] for k, v in attrs.items()})
+        # a judge must not mind a pixel or some noise
+        x = x.roll((dy, dx), (2, 3)) + .05*torch.rand(64, 1, 1, 1, generator=g)*torch.randn(x.shape, generator=g)
+        out = net.train()(x.contiguous(memory_format=torch.channels_last))
+        loss = reader_loss(out, {k: v[i] for k, v in attrs.items()})
         opt.zero_grad(); loss.backward(); opt.step(); step += 1
         if int(done*minutes) > told: told = int(done*minutes); say(f'{told} min, {step} steps: {_summary(net, exam)}')
     say(f'end, {step} steps: {_summary(net, exam)}')
     return net.eval()
 
-def _summary(net, data): return {k: round(v.float().mean().item(), 4) for k, v in score_scenes(data.imgs, data.attrs, net).items()}
+def _summary(net, data):
+    return {k: round(v.float().mean().item(), 4) for k, v in score_scenes(data.imgs, data.attrs, net).items()}
 
-# %% ../nbs/12a_reader.ipynb #a72815d8
+# %% ../nbs/12a_reader.ipynb #55219d4a
 _PATH = (Path(__file__).parent if '__file__' in globals() else Path('../promptgan'))/'assets'/'scene_reader.safetensors'
 
 def load_reader() -> tuple[SceneReader, str]:
     "The shipped judge and its hash"
-    try: net = SceneReader(); net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(_PATH).items()})
-    except Exception as err: raise DataError(f'the scene reader {_PATH} cannot be loaded: {err}; make it with: python -m promptgan.reader') from err
+    try:
+        net = SceneReader()
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(_PATH).items()})
+    except Exception as err:
+        make = 'make it with: python -m promptgan.reader'
+        raise DataError(f'the scene reader {_PATH} cannot be loaded: {err}; {make}') from err
     return net.eval(), hashlib.sha256(_PATH.read_bytes()).hexdigest()[:16]
 
 @torch.inference_mode()
@@ -87,25 +101,29 @@ def score_scenes(
     imgs:torch.Tensor, # pictures that should show ...
     attrs:dict,        # ... these attributes, as in `scenes(...).attrs`
     net=None,          # SceneReader; None: the shipped one
-) -> dict[str, torch.Tensor]: # 0/1 floats: kind, colour, size per existing object; position, time, weather, ground, all_attributes_right per picture
+) -> dict[str, torch.Tensor]: # floats 0 to 1: kind, colour, size of each object that exists; the others of each picture
     "Which attributes are right"
     got = read_scenes(imgs, net); there = attrs['kind'] >= 0; seen = got['kind'] < len(KINDS)
     right = {k: got[k] == attrs[k] for k in attrs}; position = (seen == there).all(1)
     out = {k: right[k][there].float() for k in ('kind', 'colour', 'size')} | {'position': position.float()}
     out |= {k: right[k].float() for k in ('time', 'weather', 'ground')}
+    n = there.sum(1)
+    per = [(right[k] & there).sum(1)/n for k in ('kind', 'colour', 'size')] + [(seen & there).sum(1)/n]
+    out = {'attribute_accuracy': torch.stack(per + [out[k] for k in ('time', 'weather', 'ground')]).mean(0)} | out
     objects = (right['kind'] & right['colour'] & right['size'] | ~there).all(1)
     out['all_attributes_right'] = (objects & position & right['time'] & right['weather'] & right['ground']).float()
     return out
 
-# %% ../nbs/12a_reader.ipynb #8a19a4eb
+# %% ../nbs/12a_reader.ipynb #25f0f8a4
 def main():
     "Train the judge and write it into the package"
     import argparse
-    p = argparse.ArgumentParser(description='Train the scene reader'); p.add_argument('--minutes', type=float, default=8.)
+    p = argparse.ArgumentParser(description='Train the scene reader')
+    p.add_argument('--minutes', type=float, default=8.)
     net = train_reader(p.parse_args().minutes); _PATH.parent.mkdir(exist_ok=True)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     atomic_write(_PATH, save(half)); print(_PATH, 'sha256', hashlib.sha256(_PATH.read_bytes()).hexdigest()[:16])
 
-# %% ../nbs/12a_reader.ipynb #38898bf1
+# %% ../nbs/12a_reader.ipynb #3430eaa4
 #| eval: false
 if __name__ == '__main__': main()

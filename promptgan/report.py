@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['read_metrics', 'filmstrip', 'write_report']
 
-# %% ../nbs/16_report.ipynb #6ab074ce
+# %% ../nbs/16_report.ipynb #78af1aba
 import base64, html, io, json
 from pathlib import Path
 from PIL import Image
 from .core import atomic_write, read_json, rng, show_grid, to_pil
 
-# %% ../nbs/16_report.ipynb #57589a91
+# %% ../nbs/16_report.ipynb #d1b8e861
 def read_metrics(
     run, # run folder
 ) -> list[dict]: # rows of metrics.jsonl; a line cut by a crash is left out
@@ -25,20 +25,23 @@ def read_metrics(
 def _picture(im, width=None, quality=88):
     "An <img> with the picture inside"
     buf = io.BytesIO(); im.convert('RGB').save(buf, 'JPEG', quality=quality)
-    return f'<img style="max-width:100%{f";width:{width}px" if width else ""}" src="data:image/jpeg;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+    code, style = base64.b64encode(buf.getvalue()).decode(), f';width:{width}px' if width else ''
+    return f'<img style="max-width:100%{style}" src="data:image/jpeg;base64,{code}">'
 
 def _figures(rows):
     "The curves as one <img>, or a note"
     if len(rows) < 2: return '<p>too short a run for curves</p>'
     from matplotlib.figure import Figure
     fig = Figure(figsize=(11, 2.8), layout='constrained'); x = [r['seconds']/60 for r in rows]
-    for ax, (title, keys) in zip(fig.subplots(1, 3), {'what D thinks (logit)': ('d_real', 'd_fake'), "G's contest of captions (loss)": ('g_align',), 'blurred L1 to the real picture': ('g_pixel',)}.items()):
+    curves = {'what D thinks (logit)': ('d_real', 'd_fake'), "G's contest of captions (loss)": ('g_align',),
+              'blurred L1 to the real picture': ('g_pixel',)}
+    for ax, (title, keys) in zip(fig.subplots(1, 3), curves.items()):
         for k in keys: ax.plot(x, [r.get(k, float('nan')) for r in rows], label=k)
         ax.set_xlabel('minutes of training'); ax.set_ylabel(title); ax.legend(); ax.grid(alpha=.3)
     buf = io.BytesIO(); fig.savefig(buf, format='png', dpi=90)
     return _picture(Image.open(buf))
 
-# %% ../nbs/16_report.ipynb #56d7d6e2
+# %% ../nbs/16_report.ipynb #ccf880c6
 def filmstrip(
     run,             # run folder with samples/step_N.png, each a row of the same prompts
     prompts:list[str],
@@ -59,14 +62,17 @@ def filmstrip(
 def _table(numbers):
     "Numbers with ceiling and floor as a table, the rest as a list"
     f = lambda v: '' if v is None else html.escape(f'{v:.3f}' if isinstance(v, float) else str(v))
-    rows = [(k, v) for k, v in numbers.items() if isinstance(v, dict)]; facts = [(k, v) for k, v in numbers.items() if not isinstance(v, dict)]
-    body = ''.join(f"<tr><td>{html.escape(k)}</td><td><b>{f(v.get('value'))}</b></td><td>{f(v.get('low'))} to {f(v.get('high'))}</td><td>{f(v.get('ceiling'))}</td>"
-                   f"<td>{f(v.get('floor'))}</td><td>{f(v.get('mean_picture'))}</td></tr>" for k, v in rows)
-    return ('<table><tr><th></th><th>value</th><th>95% interval</th><th>ceiling (real pictures)</th><th>floor (shuffled words)</th><th>mean picture</th></tr>' + body + '</table><p>'
+    rows = [(k, v) for k, v in numbers.items() if isinstance(v, dict)]
+    facts = [(k, v) for k, v in numbers.items() if not isinstance(v, dict)]; more = 'ceiling', 'floor', 'mean_picture'
+    cells = lambda v: [f(v.get('value')), f"{f(v.get('low'))} to {f(v.get('high'))}", *(f(v.get(k)) for k in more)]
+    body = ''.join('<tr><td>' + '</td><td>'.join([html.escape(k), *cells(v)]) + '</td></tr>' for k, v in rows)
+    head = ['', 'value', '95% interval', 'ceiling (real pictures)', 'floor (shuffled words)', 'mean picture']
+    return ('<table><tr><th>' + '</th><th>'.join(head) + '</th></tr>' + body + '</table><p>'
             + ' · '.join(f'{html.escape(k)}: {f(v)}' for k, v in facts) + '</p>')
 
-# %% ../nbs/16_report.ipynb #f19bfaad
-_STYLE = ('body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color-scheme:light dark}td,th{padding:.2em .8em .2em 0;text-align:left}'
+# %% ../nbs/16_report.ipynb #59ad11af
+_STYLE = ('body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color-scheme:light dark}'
+          'td,th{padding:.2em .8em .2em 0;text-align:left}'
           'pre{padding:.8em;border:1px solid #8886;overflow:auto}img{image-rendering:auto;vertical-align:middle}')
 
 def write_report(
@@ -84,19 +90,26 @@ def write_report(
     def part(title, body): parts.append(f'<h2>{html.escape(title)}</h2>{body}')
     if command: part('The command', f'<pre>{html.escape(command)}</pre>')
     if (run/'final.png').exists(): part('What it draws now', _picture(Image.open(run/'final.png')))
-    if data is not None: part('The data', f'<pre>{html.escape(repr(data))}</pre>' + _grid(data.imgs[:24], [c[0] for c in data.captions[:24]], 8))
+    if data is not None:
+        some = _grid(data.imgs[:24], [c[0] for c in data.captions[:24]], 8)
+        part('The data', f'<pre>{html.escape(repr(data))}</pre>{some}')
     part('The same words over time', filmstrip(run, prompts)); part('Curves', _figures(read_metrics(run)))
     if data is not None and pipe is not None:
-        exam = next(d for d in (data.heldout, data.valid, data.train) if len(d)); k = min(12, len(exam)); caps = [c[0] for c in exam.captions[:k]]
+        exam = next(d for d in (data.heldout, data.valid, data.train) if len(d)); k = min(12, len(exam))
+        caps = [c[0] for c in exam.captions[:k]]
         fake = pipe(caps, output_type='pt', generator=rng(0)).images
         part('Words of the exam: real above, drawn below', _grid([*exam.floats(range(k)), *fake], caps*2, k))
     if evaluation: part('Numbers', _table(evaluation))
-    if config: part('Settings and machine', f'<pre>{html.escape(json.dumps(config, indent=1, ensure_ascii=False))}</pre>')
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>promptgan: {html.escape(run.name)}</title><style>{_STYLE}</style><h1>{html.escape(run.name)}</h1>' + ''.join(parts)
+    if config:
+        part('Settings and machine', f'<pre>{html.escape(json.dumps(config, indent=1, ensure_ascii=False))}</pre>')
+    name = html.escape(run.name); head = f'<meta charset="utf-8"><title>promptgan: {name}</title><style>{_STYLE}</style>'
+    page = f'<!doctype html><html lang="en">{head}<h1>{name}</h1>' + ''.join(parts)
     atomic_write(run/'report.html', page.encode('utf8', 'replace'))
     return run/'report.html'
 
 def _grid(imgs, captions, ncol):
     "Pictures with captions as an HTML table, so that any script can be read"
-    cells = [f'<td style="vertical-align:top;font-size:11px;max-width:96px">{_picture(to_pil(i), 88)}<br>{html.escape(c)}</td>' for i, c in zip(imgs, captions)]
-    return '<table>' + ''.join('<tr>' + ''.join(cells[r:r+ncol]) + '</tr>' for r in range(0, len(cells), ncol)) + '</table>'
+    style = 'vertical-align:top;font-size:11px;max-width:96px'
+    cells = [f'<td style="{style}">{_picture(to_pil(i), 88)}<br>{html.escape(c)}</td>' for i, c in zip(imgs, captions)]
+    rows = [''.join(cells[r:r+ncol]) for r in range(0, len(cells), ncol)]
+    return '<table><tr>' + '</tr><tr>'.join(rows) + '</tr></table>'

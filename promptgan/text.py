@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #914a7a02
+# %% ../nbs/05_text.ipynb #589eb7f3
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
 from .core import CheckpointError, InputError, atomic_write, rng, write_json
 
-# %% ../nbs/05_text.ipynb #db2838bc
+# %% ../nbs/05_text.ipynb #04164aca
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -30,8 +30,10 @@ class Tokenizer:
         "Learn tokens from captions"
         tok = HFTokenizer(models.BPE(unk_token=_UNK))
         tok.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(_CJK), 'isolated')])
-        tok.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[_PAD, _UNK], show_progress=False))
+        cjk = pre_tokenizers.Split(Regex(_CJK), 'isolated')
+        tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), cjk])
+        bpe = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[_PAD, _UNK], show_progress=False)
+        tok.train_from_iterator(captions, bpe)
         return cls(tok, sorted({w for c in captions for w in _pieces(tok, c)}))
     def __len__(self): return self.tok.get_vocab_size()
     def __call__(self,
@@ -40,7 +42,8 @@ class Tokenizer:
         "Token ids of a batch of captions"
         bad = [t for t in txt if not isinstance(t, str)]
         if bad: raise InputError(f'prompts must be text, got {type(bad[0]).__name__}')
-        return torch.tensor([e.ids for e in self.tok.encode_batch([t.encode('utf8', 'replace').decode() for t in txt])], dtype=torch.long)
+        txt = [t.encode('utf8', 'replace').decode() for t in txt]               # half of a surrogate pair is not text
+        return torch.tensor([e.ids for e in self.tok.encode_batch(txt)], dtype=torch.long)
     def split(self, text:str) -> list[str]:
         "Words as the tokenizer sees them, before any merging"
         return _pieces(self.tok, text)
@@ -55,7 +58,7 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #480cca7b
+# %% ../nbs/05_text.ipynb #033bbdef
 class Bind(nn.Module):
     "Second-order pooling: each word times the fading sum of its neighbours, (b,n,d) -> (b,m)"
     def __init__(self,
@@ -66,14 +69,15 @@ class Bind(nn.Module):
         super().__init__()
         self.reach, self.A, self.B = reach, nn.Linear(d, m, bias=False), nn.Linear(d, m, bias=False)
         o = torch.arange(-reach, reach + 1).float()
-        self.w = nn.Parameter(torch.stack([(o > 0)*.85**o, (o < 0)*.85**-o, (o > 0)*.65**o, (o < 0)*.65**-o]))  # 4 groups of channels
+        # 4 groups of channels
+        self.w = nn.Parameter(torch.stack([(o > 0)*.85**o, (o < 0)*.85**-o, (o > 0)*.65**o, (o < 0)*.65**-o]))
     def forward(self, x):
         n = x.shape[1]; i = torch.arange(n, device=x.device); off = i[None] - i[:, None]
         W = self.w[:, off.clamp(-self.reach, self.reach) + self.reach]*(off.abs() <= self.reach)     # (4,n,n)
         c = torch.einsum('hij,bjhm->bihm', W, self.B(x).unflatten(-1, (4, -1))).flatten(2)          # (b,n,m)
         return (self.A(x)*c).sum(1)
 
-# %% ../nbs/05_text.ipynb #94e1fd89
+# %% ../nbs/05_text.ipynb #dce7dca4
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -112,16 +116,22 @@ class TextEncoder(nn.Module):
         return torch.cat([x.sum(1)/4, self.bind(x)/20], 1)
     def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
 
-# %% ../nbs/05_text.ipynb #9acccbcd
+# %% ../nbs/05_text.ipynb #a05d92f6
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
     @property
-    def e(self) -> int: return self.encoder.config['e']
+    def e(self) -> int:
+        "Width of the embedding"
+        return self.encoder.config['e']
     @property
-    def device(self): return self.encoder.mean.device
-    def to(self, device): self.encoder.to(device); return self
+    def device(self):
+        "Where the encoder is"
+        return self.encoder.mean.device
+    def to(self, device):
+        "Move the encoder to a device"
+        self.encoder.to(device); return self
     def unknown(self, prompt:str) -> list[str]:
         "Words of a prompt that no training caption holds"
         return self.tokenizer.unknown(prompt)
@@ -133,21 +143,25 @@ class TextModel:
         "Embed captions"
         if isinstance(txt, str): txt = [txt]
         tok = self.tokenizer(txt)
-        return torch.cat([self.encoder(t[:, :max(1, int((t > 0).sum(1).max()))].to(self.device)) for t in tok.split(bs)])
+        short = lambda t: t[:, :max(1, int((t > 0).sum(1).max()))]                # without needless padding
+        return torch.cat([self.encoder(short(t).to(self.device)) for t in tok.split(bs)])
     def save_pretrained(self, folder):
         "Write tokenizer.json, text_config.json and text_encoder.safetensors"
         folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder/'tokenizer.json', self.tokenizer.tok.to_str().encode())
         write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words)))
-        atomic_write(folder/'text_encoder.safetensors', save({k: v.contiguous().cpu() for k, v in self.encoder.state_dict().items()}))
+        weights = {k: v.contiguous().cpu() for k, v in self.encoder.state_dict().items()}
+        atomic_write(folder/'text_encoder.safetensors', save(weights))
     @classmethod
     def from_pretrained(cls, folder, device='cpu') -> 'TextModel':
         "Load what `save_pretrained` wrote; `CheckpointError` when something is missing or damaged"
         folder = Path(folder)
         try:
             config = json.loads((folder/'text_config.json').read_text(encoding='utf8')); words = config.pop('words')
-            if not all(isinstance(v, int) and 0 < v <= 65536 for v in config.values()): raise ValueError(f'sizes out of range: {config}')
+            if not all(isinstance(v, int) and 0 < v <= 65536 for v in config.values()):
+                raise ValueError(f'sizes out of range: {config}')
             tokenizer = Tokenizer(HFTokenizer.from_file(str(folder/'tokenizer.json')), words)
             encoder = TextEncoder(**config); encoder.load_state_dict(load_file(folder/'text_encoder.safetensors'))
-        except Exception as err: raise CheckpointError(f'cannot load a text encoder from {folder}: {err}; train or download it again') from err
+        except Exception as err:
+            raise CheckpointError(f'cannot load a text encoder from {folder}: {err}; train it again') from err
         return cls(tokenizer, encoder.to(device))

