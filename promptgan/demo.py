@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'speed']
 
-# %% ../nbs/17a_demo.ipynb #c05fff8e
+# %% ../nbs/17a_demo.ipynb #48d20c1c
 import json, time
 from pathlib import Path
 import torch
@@ -16,17 +16,17 @@ from .metrics import evaluate
 from .report import write_report
 from .train import text_gan_learner
 
-# %% ../nbs/17a_demo.ipynb #1bde0483
+# %% ../nbs/17a_demo.ipynb #1ebe6ee0
 DEMO_PROMPTS = dict(
-    emoji=['red heart', 'grinning face with sunglasses', 'woman with dark skin tone raising her hand', 'two women wrestling',
-           'giraffe', 'sunflower', 'police car', 'green apple', 'full moon', '蓝色的心'],
+    emoji=['red heart', 'grinning face with sunglasses', 'woman with dark skin tone raising her hand',
+           'two women wrestling', 'giraffe', 'sunflower', 'police car', 'green apple', 'full moon', '蓝色的心'],
     scenes=['a large red house in the upper left, by day in clear weather, on grass',
             'a small blue cat in the lower right, at night in the snow, on sand',
-            'a large yellow star in the upper middle and a large green boat in the lower left, at sunset in clear weather, '
-            'on water',
+            'a large yellow star in the upper middle and a large green boat in the lower left, '
+            'at sunset in clear weather, on water',
             'a huge purple balloon in the top right, at night in the rain, on a street',
-            'a large pink fish in the upper left, a large orange car in the lower middle and a small white flower in the '
-            'lower right, by day in cloudy weather, on a road',
+            'a large pink fish in the upper left, a large orange car in the lower middle and a small white flower '
+            'in the lower right, by day in cloudy weather, on a road',
             '白天，天晴，草地上，左上方有一座大的红色房子', '夜晚，下雪，沙地上，右下方有一只小的蓝色猫',
             '傍晚，下雨，海面上，正上方有一颗大的黄色星星'])
 
@@ -41,10 +41,10 @@ def load_data(
     if data == 'scenes': return scenes(size=size, seed=seed)
     return TextImageData.from_folder(data, size=size, seed=seed)
 
-# %% ../nbs/17a_demo.ipynb #daed5989
+# %% ../nbs/17a_demo.ipynb #750c1493
 DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32))  # parts of `Recipe`
 
-# %% ../nbs/17a_demo.ipynb #f4bd441c
+# %% ../nbs/17a_demo.ipynb #66503d2f
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
@@ -84,8 +84,8 @@ def demo(
     prompts = DEMO_PROMPTS.get(name) or [c[0] for c in data.train.captions[:8]]
     t1 = time.monotonic()
     log = lambda m: say(f'words     {m} from {sum(map(len, data.train.captions)):,} captions')
-    learn = text_gan_learner(data, preset, out=out, seed=seed, device=device, precision=precision, sample_prompts=prompts,
-                             resume=resume, progress=progress, log=log, **DEMO_RECIPES.get(name, {}))
+    learn = text_gan_learner(data, preset, out=out, seed=seed, device=device, precision=precision,
+                             sample_prompts=prompts, resume=resume, progress=progress, log=log, **DEMO_RECIPES.get(name, {}))
     used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')
     learn.fit(minutes=max(0., minutes - used), resume=resume)
@@ -94,7 +94,7 @@ def demo(
     if learn.stop: say(f'          stopped by {learn.stop} at step {learn.step}, all is saved; go on with --resume')
     return _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0)
 
-# %% ../nbs/17a_demo.ipynb #bd39ff3b
+# %% ../nbs/17a_demo.ipynb #1d3b915a
 def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
     "GFLOP/s of a 3x3 convolution of 64 channels at 32x32, forward and backward, as measured now"
     x = precision.to(torch.randn(32, 64, 32, 32, device=device)).requires_grad_()

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['EN', 'ZH', 'MEASURE', 'caption_en', 'caption_zh', 'scene_captions']
 
-# %% ../nbs/02c_describe.ipynb #f4be5fae
+# %% ../nbs/02c_describe.ipynb #97265112
 import numpy as np
 from .draw import COLOURS, KINDS, Scene
 
-# %% ../nbs/02c_describe.ipynb #7d0968fa
+# %% ../nbs/02c_describe.ipynb #8b3aa551
 EN = dict(
     kind=[['house', 'home', 'cottage'], ['tree'], ['boat', 'sailboat', 'ship'], ['car', 'automobile'], ['balloon'],
-          ['cat', 'kitty', 'kitten'], ['fish'], ['star'], ['flower', 'blossom'], ['umbrella', 'parasol'], ['mushroom', 'toadstool'], ['rocket', 'spaceship']],
+          ['cat', 'kitty', 'kitten'], ['fish'],
+          ['star'], ['flower', 'blossom'], ['umbrella', 'parasol'], ['mushroom', 'toadstool'], ['rocket', 'spaceship']],
     colour=[['red', 'crimson', 'scarlet'], ['orange', 'tangerine'], ['yellow', 'golden'], ['green', 'emerald'],
             ['blue', 'azure'], ['purple', 'violet'], ['pink', 'rosy'], ['white', 'snow-white']],
     size=[['small', 'little', 'tiny'], ['large', 'big', 'huge']],
@@ -36,7 +37,7 @@ ZH = dict(
     ground=[['草地上', '草坪上'], ['沙地上', '沙滩上'], ['水面上', '海面上'], ['马路上', '公路上']])
 MEASURE = dict(zip(KINDS, '座棵艘辆个只条颗朵把个枚'))  # the Chinese measure word of each kind
 
-# %% ../nbs/02c_describe.ipynb #3f9e506f
+# %% ../nbs/02c_describe.ipynb #eb955204
 def _chooser(words, rs):
     if rs is None: return lambda part, i: words[part][i][0]
     return lambda part, i: words[part][i][int(rs.integers(len(words[part][i])))]
@@ -60,7 +61,7 @@ def caption_en(
     if rs is None or rs.random() < .6: return f'{what}, {where}'
     return f'{where}: {what}'
 
-# %% ../nbs/02c_describe.ipynb #f09b5ad7
+# %% ../nbs/02c_describe.ipynb #1c5533c6
 def caption_zh(
     scene:Scene,                      # what the picture holds
     rs:np.random.Generator|None=None, # None: the plain caption; else synonyms and order are drawn from it
@@ -75,7 +76,7 @@ def caption_zh(
     where = f"{say('time', scene.time)}，{say('weather', scene.weather)}，{say('ground', scene.ground)}"
     return f'{where}，{what}' if rs is None or rs.random() < .6 else f'{what}，{where}'
 
-# %% ../nbs/02c_describe.ipynb #a084f656
+# %% ../nbs/02c_describe.ipynb #cbf3135e
 def scene_captions(
     scene:Scene,              # what the picture holds
     rs:np.random.Generator,   # source of synonyms and order

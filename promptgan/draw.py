@@ -6,22 +6,23 @@
 __all__ = ['KINDS', 'COLOURS', 'SIZES', 'CELLS', 'TIMES', 'WEATHERS', 'GROUNDS', 'HELDOUT_COLOURS', 'HELDOUT_PAIRS', 'Thing',
            'Scene', 'Pen', 'draw_thing', 'draw_scene', 'is_heldout', 'random_scene']
 
-# %% ../nbs/02a_draw.ipynb #cf7a93ab
+# %% ../nbs/02a_draw.ipynb #57c742f8
 import colorsys, math
 from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-# %% ../nbs/02a_draw.ipynb #5fb68e88
+# %% ../nbs/02a_draw.ipynb #2ad10a28
 KINDS = 'house tree boat car balloon cat fish star flower umbrella mushroom rocket'.split()
 COLOURS = dict(red=(0, .88, .88), orange=(26, .92, .98), yellow=(54, .85, .98), green=(128, .75, .62),
-               blue=(220, .80, .85), purple=(276, .62, .70), pink=(332, .42, 1.), white=(40, .03, .97))   # hue in degrees, saturation, value
+               blue=(220, .80, .85), purple=(276, .62, .70), pink=(332, .42, 1.),
+               white=(40, .03, .97))  # degrees, 0..1, 0..1
 SIZES = ['small', 'large']
 CELLS = ['upper left', 'upper middle', 'upper right', 'lower left', 'lower middle', 'lower right']
 TIMES, WEATHERS = ['day', 'sunset', 'night'], ['clear', 'cloudy', 'rainy', 'snowy']
 GROUNDS = ['grass', 'sand', 'water', 'road']
 
-# %% ../nbs/02a_draw.ipynb #379a0875
+# %% ../nbs/02a_draw.ipynb #b7cb7f78
 @dataclass
 class Thing:
     "One object of a scene; all fields are indices into `KINDS`, `COLOURS`, `SIZES` and `CELLS`"
@@ -38,7 +39,7 @@ class Scene:
     ground: int   # index into GROUNDS
     things: list[Thing] = field(default_factory=list)  # one to three, each in a cell of its own
 
-# %% ../nbs/02a_draw.ipynb #5eb5c09e
+# %% ../nbs/02a_draw.ipynb #f9a8d78a
 class Pen:
     "Draws in box coordinates (-1 to 1) on a canvas, in an object's place, size, turn and colours"
     def __init__(self, draw, x, y, w, h, turn=0., flip=1, paint=None, line=3):
@@ -58,7 +59,7 @@ class Pen:
         "An open line through box points"
         self.draw.line([self.at(*q) for q in pts], fill=self.paint[fill], width=width or self.line, joint='curve')
 
-# %% ../nbs/02a_draw.ipynb #1debd449
+# %% ../nbs/02a_draw.ipynb #3db9764d
 def _house(p, r):
     eave, w = r(-.25, .0), r(.66, .8)
     p.poly([(-w, eave), (w, eave), (w, 1), (-w, 1)]); p.poly([(-1, eave), (0, -1), (1, eave)], 'd')
@@ -116,7 +117,7 @@ def _rocket(p, r):
 _DRAW = dict(zip(KINDS, (_house, _tree, _boat, _car, _balloon, _cat, _fish, _star, _flower, _umbrella, _mushroom,
                          _rocket)))
 
-# %% ../nbs/02a_draw.ipynb #c28f043e
+# %% ../nbs/02a_draw.ipynb #64bf65ff
 _OUTLINE = (38, 32, 44)
 _FIXED = dict(k=_OUTLINE, w=(250, 250, 246), b=(122, 82, 48), g=(52, 128, 56), y=(250, 205, 60), e=(238, 220, 190))
 def _shade(h, s, v):
@@ -127,7 +128,7 @@ def _paints(colour, r):
     h, s, v = h + r(-5, 5), s*r(.92, 1.06), v*r(.95, 1.03)
     return dict(_FIXED, c=_shade(h, s, v), d=_shade(h, s*1.02 + .03, v*.78), l=_shade(h, s*.65, v*1.15))
 
-# %% ../nbs/02a_draw.ipynb #c4401bfa
+# %% ../nbs/02a_draw.ipynb #5ea23f84
 def draw_thing(
     draw:ImageDraw.ImageDraw, # the canvas to draw on
     thing:Thing,              # what to draw
@@ -143,7 +144,7 @@ def draw_thing(
               _paints(thing.colour, r), line=max(1, round(px*.75)))
     _DRAW[KINDS[thing.kind]](pen, r)
 
-# %% ../nbs/02a_draw.ipynb #2e894736
+# %% ../nbs/02a_draw.ipynb #3cbc3368
 _SKY = [((118, 188, 240), (206, 232, 248)), ((236, 122, 84), (252, 208, 150)), ((14, 18, 52), (48, 54, 104))]
 _GROUND = [(96, 172, 82), (232, 208, 142), (62, 132, 200), (118, 118, 124)]
 _DIM = [1., .86, .5]
@@ -158,7 +159,7 @@ def _background(scene, rs, n):
     rows[horizon:] = ground*np.linspace(1.06, .9, n-horizon)[:, None]
     return np.broadcast_to(rows[:, None], (n, n, 3)), horizon, ground
 
-# %% ../nbs/02a_draw.ipynb #b2dd54ac
+# %% ../nbs/02a_draw.ipynb #f3dc7c97
 def _texture(d, scene, rs, n, horizon, ground):
     "Marks on the ground, so that it can be told by more than its colour"
     dark, light = tuple((ground*.8).astype(int)), tuple(np.minimum(ground*1.25 + 12, 255).astype(int))
@@ -182,7 +183,7 @@ def _falling(d, scene, rs, n):
         if scene.weather == 2: d.line([(u, v), (u-n*.022, v+n*.075)], fill=(186, 208, 236), width=n//110)
         else: d.ellipse([u, v, u+n*.02, v+n*.02], fill=(255, 255, 255))
 
-# %% ../nbs/02a_draw.ipynb #7fef2686
+# %% ../nbs/02a_draw.ipynb #266a4081
 def draw_scene(
     scene:Scene,             # what to draw
     rs:np.random.Generator,  # source of the natural variation
@@ -199,7 +200,7 @@ def draw_scene(
     if scene.weather in (2, 3): _falling(d, scene, rs, n)
     return np.asarray(im.reduce(oversample))
 
-# %% ../nbs/02a_draw.ipynb #a430acde
+# %% ../nbs/02a_draw.ipynb #dd3f972a
 HELDOUT_COLOURS = {(k, (5*k + 3) % 8) for k in range(12)}  # (kind, colour): each kind once
 HELDOUT_PAIRS = {(0, 6), (1, 9), (2, 11), (3, 5), (4, 10), (7, 8), (5, 9), (2, 6)}  # (kind, kind) in one picture
 
@@ -211,7 +212,7 @@ def is_heldout(
     return any((t.kind, t.colour) in HELDOUT_COLOURS for t in scene.things) or any(
         (a, b) in HELDOUT_PAIRS for i, a in enumerate(kinds) for b in kinds[i+1:])
 
-# %% ../nbs/02a_draw.ipynb #e0bbee85
+# %% ../nbs/02a_draw.ipynb #36d21dd0
 def random_scene(
     rs:np.random.Generator, # source of randomness
     heldout:bool=False,     # True: with a held-out combination; False: without

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #1156aa24
+# %% ../nbs/09_learner.ipynb #09f60c8c
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #19fd97a2
+# %% ../nbs/09_learner.ipynb #c0de8390
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -80,7 +80,7 @@ class Batches:
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])))
 
-# %% ../nbs/09_learner.ipynb #58ec9a8c
+# %% ../nbs/09_learner.ipynb #dee2458d
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 @dataclass
@@ -115,7 +115,7 @@ class Recipe:
             loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #db71a1b1
+# %% ../nbs/09_learner.ipynb #84616955
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -134,12 +134,13 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
         with auto: g_loss, more = recipe.g_loss(D, b, fake, frac)
         opt_g.zero_grad(set_to_none=True); g_loss.backward(); _sync_gradients(G.parameters())
     finally: D.requires_grad_(True)
-    grads = [p.grad for n in (D, G) for p in n.parameters() if p.grad is not None]; norms = torch.stack(torch._foreach_norm(grads))
+    grads = [p.grad for n in (D, G) for p in n.parameters() if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(grads))
     fine = bool(norms.isfinite().all())
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #033c6476
+# %% ../nbs/09_learner.ipynb #f230466c
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -161,7 +162,8 @@ class GANLearner:
         self.batches, self.recipe = batches, recipe or Recipe()
         self.lr, self.lr_decay, self.warmup = lr, lr_decay, warmup
         fused = self.device.type in ('cpu', 'cuda')
-        self.opt_g, self.opt_d = (torch.optim.Adam(n.parameters(), lr, betas=betas, fused=fused) for n in (self.G, self.D))
+        adam = lambda net: torch.optim.Adam(net.parameters(), lr, betas=betas, fused=fused)
+        self.opt_g, self.opt_d = adam(self.G), adam(self.D)
         self.cbs, self.config = list(cbs), config or {}
         self.step, self.images, self.seconds, self.skipped, self.stop = 0, 0, 0., 0, None
         self.rank = dist.get_rank() if world_size() > 1 else 0
@@ -182,7 +184,7 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #c9ec054f
+# %% ../nbs/09_learner.ipynb #2ad863fc
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]

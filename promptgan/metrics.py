@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bootstrap', 'EvalEncoder', 'train_eval_encoder', 'r_precision', 'pixel_errors', 'Evaluation', 'evaluate']
 
-# %% ../nbs/12_metrics.ipynb #67d38206
+# %% ../nbs/12_metrics.ipynb #aecc9399
 import hashlib, json, math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from .core import InputError, rng
 from .reader import load_reader, score_scenes
 
-# %% ../nbs/12_metrics.ipynb #cbdef635
+# %% ../nbs/12_metrics.ipynb #a33e8a06
 def bootstrap(
     scores:torch.Tensor, # (n,) one score per prompt or object
     seed:int=0, n:int=1000,
@@ -23,7 +23,7 @@ def bootstrap(
     low, high = scores.float()[i].mean(1).quantile(torch.tensor([.025, .975])).tolist()
     return low, high
 
-# %% ../nbs/12_metrics.ipynb #01d26648
+# %% ../nbs/12_metrics.ipynb #ef0bba13
 @lru_cache(maxsize=100_000)
 def _slot(piece, width): return int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=4).digest(), 'big') % width
 
@@ -45,9 +45,12 @@ class EvalEncoder(nn.Module):
         self.txt = nn.Sequential(nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, e))
         self.scale = nn.Parameter(torch.tensor(10.).log())
     def pictures(self, img):
+        "Pictures (b,3,h,w) in [-1,1] -> unit vectors (b,e)"
         img = img.float() if img.shape[-1] == 64 else F.interpolate(img.float(), size=64, mode='area')
         return F.normalize(self.img(img), dim=1)
-    def captions(self, txt): return F.normalize(self.txt(_bag(txt)), dim=1)
+    def captions(self, txt):
+        "Captions -> unit vectors (b,e)"
+        return F.normalize(self.txt(_bag(txt)), dim=1)
     def hash(self) -> str:
         "Names this judge: numbers by different judges cannot be compared"
         return hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in self.parameters())).hexdigest()[:16]
@@ -87,14 +90,14 @@ def r_precision(
         out[i] = float((sim[i, j] < sim[i, i]).all())
     return out
 
-# %% ../nbs/12_metrics.ipynb #7013a9e0
+# %% ../nbs/12_metrics.ipynb #1cb41d0b
 def pixel_errors(a, b, size=None):
     "(mae, mse) per picture on the 0..1 scale, at full size or averaged down to `size`"
     a, b = (a + 1)/2, (b + 1)/2
     if size: a, b = F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
     return (a - b).abs().flatten(1).mean(1), (a - b).square().flatten(1).mean(1)
 
-# %% ../nbs/12_metrics.ipynb #f77310b5
+# %% ../nbs/12_metrics.ipynb #0e10e5f3
 @dataclass
 class Evaluation:
     "Numbers with ceilings, floors and intervals; shows itself as a table"

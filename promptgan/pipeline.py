@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
-# %% ../nbs/13_pipeline.ipynb #2f8959f7
+# %% ../nbs/13_pipeline.ipynb #0a424241
 import json, secrets, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from .core import write_json
 from .networks import build_discriminator, build_generator
 from .text import TextModel
 
-# %% ../nbs/13_pipeline.ipynb #abf08057
+# %% ../nbs/13_pipeline.ipynb #be2548ea
 @dataclass
 class PipelineOutput:
     "Pictures and the prompts that asked for them"
@@ -30,7 +30,7 @@ class PipelineOutput:
     def _repr_png_(self): return self.grid()._repr_png_()
     def _repr_html_(self): return self.grid()._repr_html_()
 
-# %% ../nbs/13_pipeline.ipynb #29474388
+# %% ../nbs/13_pipeline.ipynb #dd8d41fc
 MAX_PROMPT, MAX_IMAGES = 2000, 10_000
 
 def _whole(value, name, low, high):
@@ -53,10 +53,10 @@ def check_prompts(
             unknown[p] = missing
             known = [w for w in words.tokenizer.split(p) if w not in missing and any(map(str.isalnum, w))]
             if not known:
-                raise InputError(f'no word of "{p[:80]}" occurs in the captions that this model learned; try other words')
+                raise InputError(f'no word of "{p[:80]}" occurs in the captions of this model; try other words')
     return list(prompts), unknown
 
-# %% ../nbs/13_pipeline.ipynb #37e26ab1
+# %% ../nbs/13_pipeline.ipynb #6ce0e7b9
 class TextToImagePipeline:
     "Words, a generator and (optionally) a discriminator: call it with a prompt"
     def __init__(self,
@@ -100,7 +100,7 @@ class TextToImagePipeline:
             base = generator or rng(secrets.randbits(31)); seeds = [seed(base) for _ in range(n)]
         return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds]).to(self.device)*truncation
 
-# %% ../nbs/13_pipeline.ipynb #59a1d586
+# %% ../nbs/13_pipeline.ipynb #414c7fb1
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
@@ -133,7 +133,7 @@ def _as(img, kind):
     if kind == 'pt': return img
     return [to_pil(i) for i in img] if kind == 'pil' else ((img + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/13_pipeline.ipynb #31c1b868
+# %% ../nbs/13_pipeline.ipynb #b10beb14
 def _score(self,
     images,  # tensor (n,3,h,w) in [-1,1]
     prompts, # one text per picture
@@ -163,7 +163,7 @@ def _interpolate(self,
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate
 
-# %% ../nbs/13_pipeline.ipynb #6c9343dd
+# %% ../nbs/13_pipeline.ipynb #534b3ac3
 def _card(self):
     "A model card in Markdown"
     facts = '\n'.join(f'- {k}: {v}' for k, v in self.info.items())
@@ -196,7 +196,7 @@ def _from_pretrained(cls,
     folder = next((p for p in places if (p/'generator.safetensors').exists()), None)
     if folder is None:
         names = ', '.join(sorted(p.name for p in shipped.iterdir())) if shipped.is_dir() else 'none yet'
-        raise InputError(f'no model at {name_or_path}: give a run folder or a pipeline folder (promptgan demo makes one); '
+        raise InputError(f'no model at {name_or_path}: give a run or pipeline folder (promptgan demo makes one); '
                          f'shipped names: {names}')
     words = TextModel.from_pretrained(folder); nets = dict(generator=None, discriminator=None)
     try:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
-# %% ../nbs/15_train.ipynb #0346c43f
+# %% ../nbs/15_train.ipynb #c38b491c
 import platform, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,11 @@ from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
 
-# %% ../nbs/15_train.ipynb #64433bfe
+# %% ../nbs/15_train.ipynb #70a5f25d
 RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=4e-4, betas=(0., .99))
 
-# %% ../nbs/15_train.ipynb #63e84ebc
+# %% ../nbs/15_train.ipynb #107ee716
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts = None, None, None, ()
@@ -57,7 +57,7 @@ def _sampler(learn):
         show_grid([grid], scale=1).save(path)
     return show
 
-# %% ../nbs/15_train.ipynb #087a8cd6
+# %% ../nbs/15_train.ipynb #fcb71cbb
 def _text(data, words, text_minutes, seed, out, log):
     "The text encoder: given, found in the run folder, or trained now"
     if words is not None: return words
@@ -91,16 +91,15 @@ def text_gan_learner(
     train = data.train
     if not len(train): raise DataError('no training pictures: the data set has none in its train split')
     if preset not in PRESETS: raise InputError(f'unknown preset {preset!r}: choose one of {", ".join(PRESETS)}')
-    size = PRESETS[preset]['size'] if from_ is None else None
     device, out = default_device(device), out and Path(out)
     if out and not resume and ((out/'checkpoints').exists() or (out/'config.json').exists()):
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
     words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
     if start:
-        G, D = start.generator.train().requires_grad_(True), start.discriminator.train().requires_grad_(True)
-        size = G.config['size']
+        G, D = (n.train().requires_grad_(True) for n in (start.generator, start.discriminator))
     else: G, D = build_networks(preset, words.e, seed)
+    size = G.config['size']
     if data.size != size:
         raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
@@ -115,12 +114,15 @@ def text_gan_learner(
     learn.words, learn.data, learn.out = words, data, out
     learn.sample_prompts = list(sample_prompts or [c[0] for c in train.captions[:8]])
     learn.cbs = [EMA(), Recorder(out and out/'metrics.jsonl')] + [Progress()]*progress
-    if out:
-        _check_run(learn, out, resume)
-        share = lambda l: l.pipeline().save_pretrained(out/'pipeline')
-        save = Saver(out/'checkpoints', save_seconds, save_steps, after_save=share)
-        learn.cbs += [Samples(_sampler(learn), sample_seconds), save, StopOnSignal()]
+    if out: _keep(learn, out, resume, sample_seconds, save_seconds, save_steps)
     return learn
+
+def _keep(learn, out, resume, sample_seconds, save_seconds, save_steps):
+    "Samples, checkpoints and the pipeline in the run folder"
+    _check_run(learn, out, resume)
+    share = lambda l: l.pipeline().save_pretrained(out/'pipeline')
+    save = Saver(out/'checkpoints', save_seconds, save_steps, after_save=share)
+    learn.cbs += [Samples(_sampler(learn), sample_seconds), save, StopOnSignal()]
 
 def _check_run(learn, out, resume):
     "Write config.json, or compare with the one that is there"
@@ -132,7 +134,7 @@ def _check_run(learn, out, resume):
     out.mkdir(parents=True, exist_ok=True)
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
-# %% ../nbs/15_train.ipynb #f7f25cb8
+# %% ../nbs/15_train.ipynb #2cd2e4bb
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
     import os
@@ -141,7 +143,7 @@ def start_processes(device=None):
         if cuda: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         dist.init_process_group('nccl' if cuda else 'gloo')
 
-# %% ../nbs/15_train.ipynb #9888e673
+# %% ../nbs/15_train.ipynb #20da5374
 #| eval: false
 if __name__ == '__main__':
     from promptgan.cli import train_main
