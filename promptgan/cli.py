@@ -6,7 +6,7 @@
 __all__ = ['app', 'Preset', 'Decay', 'Numbers', 'slug', 'demo', 'read_prompts', 'train', 'file_names', 'newest_run', 'generate',
            'interpolate', 'check', 'info', 'main', 'train_main']
 
-# %% ../nbs/18_cli.ipynb #de40bed3
+# %% ../nbs/18_cli.ipynb #155f7dd1
 import math, os, re, shlex, signal, sys, traceback, unicodedata, warnings
 from difflib import get_close_matches
 from enum import Enum
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 
-# %% ../nbs/18_cli.ipynb #5117a31e
+# %% ../nbs/18_cli.ipynb #623b8f8d
 app = typer.Typer(name='promptgan', help='Learn, train and use small text-to-image GANs.', no_args_is_help=True,
                   add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   epilog='--debug, anywhere, adds to an error where it came from.',
@@ -30,7 +30,7 @@ class Numbers(str, Enum):
     "Precision of the calculations"
     auto, fp32, bf16 = 'auto', 'fp32', 'bf16'
 
-# %% ../nbs/18_cli.ipynb #d4f0df64
+# %% ../nbs/18_cli.ipynb #fc77bd3b
 def _finite(value:Optional[float]):
     if value is not None and not math.isfinite(value): raise typer.BadParameter(f'{value} is not a finite number')
     return value
@@ -45,7 +45,7 @@ _Precision = Annotated[Numbers, typer.Option(help='auto measures what is faster 
 _Device = Annotated[Optional[str], typer.Option(help='cuda, mps or cpu; the fastest by default.')]
 _Source = 'emoji, scenes, or a folder of pictures with captions.'
 
-# %% ../nbs/18_cli.ipynb #3cd85d88
+# %% ../nbs/18_cli.ipynb #57aec9cc
 def slug(
     text:str, # any prompt
 ) -> str:     # letters, digits and single hyphens, 40 characters at most
@@ -54,7 +54,7 @@ def slug(
     code = sys.getfilesystemencoding()
     return name.encode(code, 'ignore').decode(code).strip('-') or 'picture'
 
-# %% ../nbs/18_cli.ipynb #a509dc45
+# %% ../nbs/18_cli.ipynb #63a806c6
 def _command(): return 'promptgan ' + ' '.join(shlex.quote(a) for a in sys.argv[1:])
 
 def _say(text):
@@ -74,7 +74,7 @@ def demo(data:Annotated[str, typer.Option(help=_Source)]='emoji', minutes:_Minut
     numbers = run(data, minutes, out, seed, preset.value, device, precision.value, resume, say=_say, command=_command())
     if numbers and numbers.get('stopped'): _end(numbers['stopped'])
 
-# %% ../nbs/18_cli.ipynb #69a88e66
+# %% ../nbs/18_cli.ipynb #5f8d7591
 def read_prompts(
     path, # text file, UTF-8, one prompt per line
 ) -> list[str]: # without empty lines
@@ -91,7 +91,7 @@ def _budget(minutes, kimg, epochs, n):
     if minutes is not None: return dict(minutes=minutes)
     return dict(images=kimg*1000 if kimg is not None else (10 if epochs is None else epochs)*n)
 
-# %% ../nbs/18_cli.ipynb #1cb0a63b
+# %% ../nbs/18_cli.ipynb #fa895a64
 @app.command(epilog='Example: promptgan train photos --preset small --minutes 30 --out runs/photos')
 def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Preset.small,
           from_:Annotated[Optional[str], typer.Option('--from', help='Fine-tune this run or pipeline folder.')]=None,
@@ -135,7 +135,7 @@ def _finish(learn, pictures, out):
     _say(f'report: {write_report(out, pictures, learn.pipeline(), command=_command())}')
     _say(f'draw with: promptgan generate "{pictures.captions[0][0]}" --model {out}')
 
-# %% ../nbs/18_cli.ipynb #86b4f638
+# %% ../nbs/18_cli.ipynb #6b1af115
 def file_names(
     prompts:list[str], # different ones
     n:int,             # pictures of each
@@ -148,7 +148,7 @@ def file_names(
         stems.append(stem)
     return [f'{s}-{seed+j}.png' for s in stems for j in range(n)]
 
-# %% ../nbs/18_cli.ipynb #0a49eb71
+# %% ../nbs/18_cli.ipynb #6aa3f512
 def newest_run(
     root=Path('runs'), # folder of runs
 ) -> Path:             # a run folder with a pipeline
@@ -174,7 +174,7 @@ def _save(paths, images):
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     for p, im in zip(paths, images): atomic_write(p, lambda f: im.save(f, 'PNG')); typer.echo(str(p))
 
-# %% ../nbs/18_cli.ipynb #4d9d7e9d
+# %% ../nbs/18_cli.ipynb #b944c742
 _Model = Annotated[Optional[str], typer.Option(help='Run or pipeline folder; the newest run by default.')]
 _Pictures = Annotated[Path, typer.Option(help='Folder for the pictures.')]
 _Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace pictures of the same name.')]
@@ -200,7 +200,7 @@ def generate(prompts:Annotated[list[str], typer.Argument(metavar='PROMPT...', he
         warnings.simplefilter('ignore'); res = pipe(prompts, n, noise, truncation)
     _unknown(res); _save(paths, res.images)
 
-# %% ../nbs/18_cli.ipynb #d610a9c0
+# %% ../nbs/18_cli.ipynb #9f973c1e
 @app.command(epilog='Example: promptgan interpolate runs/demo "red heart" "green apple"')
 def interpolate(model:Annotated[str, typer.Argument(help='Run or pipeline folder.')],
                 a:Annotated[str, typer.Argument(help='The first prompt.')],
@@ -215,7 +215,7 @@ def interpolate(model:Annotated[str, typer.Argument(help='Run or pipeline folder
     res = pipe.interpolate(a, b, steps, torch.Generator().manual_seed(seed))
     _unknown(res); _save(paths, [res.grid(ncol=min(steps, 10)).image])
 
-# %% ../nbs/18_cli.ipynb #bb5d4ff3
+# %% ../nbs/18_cli.ipynb #63c97807
 @app.command(epilog='Example: promptgan check photos')
 def check(folder:Annotated[str, typer.Argument(help='Folder of pictures with captions.')]):
     "Say what a folder holds and which pictures cannot be used, and why; status 1 if there are any."
@@ -236,7 +236,7 @@ def _facts():
     runs = sorted(p.parents[1].as_posix() for p in Path('runs').glob('*/pipeline/config.json'))
     return dict(promptgan=__version__, python=platform.python_version(), torch=torch.__version__,
                 torchvision=version('torchvision'), device=f'{device}, {torch.get_num_threads()} threads',
-                precision=pick_precision(device), cache=home(), data=_Source,
+                precision=pick_precision(device), cache=home(), data=_Source.rstrip('.'),
                 presets=', '.join(p.value for p in Preset), weights=', '.join(weights) or 'none shipped yet',
                 runs=', '.join(runs) or 'none here yet: promptgan demo')
 
@@ -245,7 +245,7 @@ def info():
     "Versions, device, precision, cache, data sets, presets and models."
     for k, v in _facts().items(): typer.echo(f'{k:<12}{v}')
 
-# %% ../nbs/18_cli.ipynb #a40bdf89
+# %% ../nbs/18_cli.ipynb #5628c6a2
 def _line(text): return ' '.join(''.join(c if c.isprintable() else ' ' for c in str(text)).split())
 
 def _usage(err):
@@ -282,7 +282,7 @@ def _run(args=None):
         return _usage(err) if hasattr(err, 'show') and hasattr(err, 'exit_code') else _failed(err)
     return 0
 
-# %% ../nbs/18_cli.ipynb #7705d4dd
+# %% ../nbs/18_cli.ipynb #bd6ded2f
 def _warn(message, *args, **kw): typer.echo(f'Note: {_line(message)}', err=True)
 
 def main(
