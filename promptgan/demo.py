@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'speed']
 
-# %% ../nbs/17a_demo.ipynb #48d20c1c
+# %% ../nbs/17a_demo.ipynb #1f6db0bd
 import json, time
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ from .metrics import evaluate
 from .report import write_report
 from .train import text_gan_learner
 
-# %% ../nbs/17a_demo.ipynb #1ebe6ee0
+# %% ../nbs/17a_demo.ipynb #e3f2b7ea
 DEMO_PROMPTS = dict(
     emoji=['red heart', 'grinning face with sunglasses', 'woman with dark skin tone raising her hand',
            'two women wrestling', 'giraffe', 'sunflower', 'police car', 'green apple', 'full moon', '蓝色的心'],
@@ -41,10 +41,10 @@ def load_data(
     if data == 'scenes': return scenes(size=size, seed=seed)
     return TextImageData.from_folder(data, size=size, seed=seed)
 
-# %% ../nbs/17a_demo.ipynb #750c1493
+# %% ../nbs/17a_demo.ipynb #65fb6b4f
 DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32))  # parts of `Recipe`
 
-# %% ../nbs/17a_demo.ipynb #66503d2f
+# %% ../nbs/17a_demo.ipynb #b1c32d80
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
@@ -85,7 +85,8 @@ def demo(
     t1 = time.monotonic()
     log = lambda m: say(f'words     {m} from {sum(map(len, data.train.captions)):,} captions')
     learn = text_gan_learner(data, preset, out=out, seed=seed, device=device, precision=precision,
-                             sample_prompts=prompts, resume=resume, progress=progress, log=log, **DEMO_RECIPES.get(name, {}))
+                             sample_prompts=prompts, resume=resume, progress=progress, log=log,
+                             **DEMO_RECIPES.get(name, {}))
     used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')
     learn.fit(minutes=max(0., minutes - used), resume=resume)
@@ -94,7 +95,7 @@ def demo(
     if learn.stop: say(f'          stopped by {learn.stop} at step {learn.step}, all is saved; go on with --resume')
     return _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0)
 
-# %% ../nbs/17a_demo.ipynb #1d3b915a
+# %% ../nbs/17a_demo.ipynb #a427838a
 def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
     "GFLOP/s of a 3x3 convolution of 64 channels at 32x32, forward and backward, as measured now"
     x = precision.to(torch.randn(32, 64, 32, 32, device=device)).requires_grad_()

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
-# %% ../nbs/13_pipeline.ipynb #0a424241
+# %% ../nbs/13_pipeline.ipynb #f9907ffe
 import json, secrets, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch, torch.nn as nn
 from safetensors.torch import load_file, save
-from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid, to_pil
-from .core import write_json
+from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid
+from .core import to_pil, write_json
 from .networks import build_discriminator, build_generator
 from .text import TextModel
 
-# %% ../nbs/13_pipeline.ipynb #be2548ea
+# %% ../nbs/13_pipeline.ipynb #6957d193
 @dataclass
 class PipelineOutput:
     "Pictures and the prompts that asked for them"
@@ -30,7 +30,7 @@ class PipelineOutput:
     def _repr_png_(self): return self.grid()._repr_png_()
     def _repr_html_(self): return self.grid()._repr_html_()
 
-# %% ../nbs/13_pipeline.ipynb #dd8d41fc
+# %% ../nbs/13_pipeline.ipynb #e7f8cf43
 MAX_PROMPT, MAX_IMAGES = 2000, 10_000
 
 def _whole(value, name, low, high):
@@ -56,7 +56,7 @@ def check_prompts(
                 raise InputError(f'no word of "{p[:80]}" occurs in the captions of this model; try other words')
     return list(prompts), unknown
 
-# %% ../nbs/13_pipeline.ipynb #6ce0e7b9
+# %% ../nbs/13_pipeline.ipynb #65abde40
 class TextToImagePipeline:
     "Words, a generator and (optionally) a discriminator: call it with a prompt"
     def __init__(self,
@@ -100,7 +100,7 @@ class TextToImagePipeline:
             base = generator or rng(secrets.randbits(31)); seeds = [seed(base) for _ in range(n)]
         return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds]).to(self.device)*truncation
 
-# %% ../nbs/13_pipeline.ipynb #414c7fb1
+# %% ../nbs/13_pipeline.ipynb #341df045
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
@@ -133,7 +133,7 @@ def _as(img, kind):
     if kind == 'pt': return img
     return [to_pil(i) for i in img] if kind == 'pil' else ((img + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/13_pipeline.ipynb #b10beb14
+# %% ../nbs/13_pipeline.ipynb #a2f02a56
 def _score(self,
     images,  # tensor (n,3,h,w) in [-1,1]
     prompts, # one text per picture
@@ -163,7 +163,7 @@ def _interpolate(self,
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate
 
-# %% ../nbs/13_pipeline.ipynb #534b3ac3
+# %% ../nbs/13_pipeline.ipynb #0c7fdd29
 def _card(self):
     "A model card in Markdown"
     facts = '\n'.join(f'- {k}: {v}' for k, v in self.info.items())

