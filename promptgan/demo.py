@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'speed']
 
-# %% ../nbs/17a_demo.ipynb #1f6db0bd
+# %% ../nbs/17a_demo.ipynb #3f49738b
 import json, time
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ from .metrics import evaluate
 from .report import write_report
 from .train import text_gan_learner
 
-# %% ../nbs/17a_demo.ipynb #e3f2b7ea
+# %% ../nbs/17a_demo.ipynb #8953022b
 DEMO_PROMPTS = dict(
     emoji=['red heart', 'grinning face with sunglasses', 'woman with dark skin tone raising her hand',
            'two women wrestling', 'giraffe', 'sunflower', 'police car', 'green apple', 'full moon', '蓝色的心'],
@@ -41,10 +41,10 @@ def load_data(
     if data == 'scenes': return scenes(size=size, seed=seed)
     return TextImageData.from_folder(data, size=size, seed=seed)
 
-# %% ../nbs/17a_demo.ipynb #65fb6b4f
+# %% ../nbs/17a_demo.ipynb #e2ccb560
 DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32))  # parts of `Recipe`
 
-# %% ../nbs/17a_demo.ipynb #b1c32d80
+# %% ../nbs/17a_demo.ipynb #8e4595f1
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
@@ -92,10 +92,12 @@ def demo(
     learn.fit(minutes=max(0., minutes - used), resume=resume)
     img_s = learn.images/max(learn.seconds, 1e-9)
     say(f'          {learn.images:,} pictures in {learn.step:,} steps, {img_s:.0f} pictures/s')
-    if learn.stop: say(f'          stopped by {learn.stop} at step {learn.step}, all is saved; go on with --resume')
+    if learn.stop:
+        say(f'          stopped by {learn.stop} at step {learn.step}, all is saved; go on with --resume')
+        return dict(stopped=learn.stop)
     return _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0)
 
-# %% ../nbs/17a_demo.ipynb #a427838a
+# %% ../nbs/17a_demo.ipynb #ad706b2a
 def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
     "GFLOP/s of a 3x3 convolution of 64 channels at 32x32, forward and backward, as measured now"
     x = precision.to(torch.randn(32, 64, 32, 32, device=device)).requires_grad_()
