@@ -5,29 +5,29 @@
 # %% auto #0
 __all__ = ['TONES', 'HAIR', 'LANGUAGES', 'read_names', 'natural_name', 'chinese_names', 'with_article', 'emoji_captions']
 
-# %% ../nbs/02b_emojiwords.ipynb #5558ad76
+# %% ../nbs/02b_emojiwords.ipynb #c67000ba
 import json, re
 from pathlib import Path
 from .core import DataError
 
-# %% ../nbs/02b_emojiwords.ipynb #abca0a33
+# %% ../nbs/02b_emojiwords.ipynb #5e880e37
 TONES = ['light skin tone', 'medium-light skin tone', 'medium skin tone', 'medium-dark skin tone', 'dark skin tone']
 HAIR = ['red hair', 'curly hair', 'white hair', 'blond hair', 'bald', 'beard']
 LANGUAGES = 'en zh es ja ko pt it fr de fa id ru tr ar'.split()
 _HERE = Path(__file__).parent if '__file__' in globals() else Path('../promptgan')
 
-def read_names() -> list:  # of dicts: file, emoji, names (by language), keywords, group, subgroup, attrs, perhaps same_as
-    "What is known of each emoji, sorted by file; `same_as` names the picture that it does not differ from"
+def read_names() -> list:  # of dicts: file, emoji, names (by language), keywords, group, subgroup, attrs, same_as
+    "What is known of each emoji, sorted by file; `same_as` stands where another looks the same"
     path = _HERE/'assets'/'emoji_captions.jsonl'
     try: return [json.loads(line) for line in path.read_text(encoding='utf8').splitlines()]
     except (OSError, ValueError) as e:
         raise DataError(f'{path} cannot be read ({e}): pip install --force-reinstall promptgan') from e
 
-# %% ../nbs/02b_emojiwords.ipynb #4c286f5a
+# %% ../nbs/02b_emojiwords.ipynb #c7b1e791
 _SINGULAR = dict(women='woman', men='man', people='person', woman='woman', man='man', person='person')
 _PLURAL = dict(woman='women', man='men', person='people')
-_ARTICLES = re.compile(r'\b(feeding|bouncing|getting|rowing|wearing|taking|in|with) (baby|ball|haircut|massage|boat|turban'
-                       r'|bath|manual|motorized|tuxedo|steamy|veil|white cane|crown|skullcap|headscarf|suit)')
+_ARTICLES = re.compile(r'\b(feeding|bouncing|getting|rowing|wearing|taking|in|with) (baby|ball|haircut|massage|boat'
+                       r'|turban|bath|manual|motorized|tuxedo|steamy|veil|white cane|crown|skullcap|headscarf|suit)')
 
 def _small_words(rest, who):
     "raising hand -> raising her hand; with veil -> with a veil"
@@ -35,7 +35,7 @@ def _small_words(rest, who):
     rest = re.sub('^(raising|tipping) hand', rf'\1 {own} hand', rest)
     return _ARTICLES.sub(r'\1 a \2', rest).replace('in lotus', 'in the lotus')
 
-# %% ../nbs/02b_emojiwords.ipynb #7bcbd5ae
+# %% ../nbs/02b_emojiwords.ipynb #8bf95d43
 def _one(who, rest, tone, hair):
     "One person: what is said with 'with' comes together"
     rest, more = _small_words(rest, who), []
@@ -54,8 +54,9 @@ def _two(who, doing, tones):
     if a != b: return f'{a} with {tones[0]} and {b} with {tones[1]} {doing}'
     return f'{both} {doing}, the left one with {tones[0]}, the right one with {tones[1]}'
 
-# %% ../nbs/02b_emojiwords.ipynb #5487f6da
-_DOING = {'kiss': 'kissing', 'couple with heart': 'in love with a heart between them', 'with bunny ears': 'wearing bunny ears'}
+# %% ../nbs/02b_emojiwords.ipynb #3dd24a05
+_DOING = {'kiss': 'kissing', 'couple with heart': 'in love with a heart between them',
+          'with bunny ears': 'wearing bunny ears'}
 
 def _family(persons):
     "The pictures show adults and children, not their gender"
@@ -80,7 +81,7 @@ def natural_name(
     if len(tones) == 2: return f'{base} between {tones[0]} and {tones[1]}'
     return f'{base} with {tones[0]}' if tones else base
 
-# %% ../nbs/02b_emojiwords.ipynb #41d7edf3
+# %% ../nbs/02b_emojiwords.ipynb #ddb02b47
 _ZH_TONE, _ZH_WHO = r'(?:较浅|中等浅|中等深|较深|中等)肤色', '男人|女人|成人'
 _ZH_COLOUR = {'red': '红色', 'orange': '橙色', 'yellow': '黄色', 'green': '绿色', 'blue': '蓝色', 'light blue': '浅蓝色',
               'purple': '紫色', 'brown': '棕色', 'black': '黑色', 'white': '白色', 'grey': '灰色', 'pink': '粉红色'}
@@ -102,25 +103,26 @@ def chinese_names(
         ways += [f"{_ZH_COLOUR[a['shape_colour']]}的{_ZH_SHAPE[a['shape']]}"]
     return list(dict.fromkeys(ways))
 
-# %% ../nbs/02b_emojiwords.ipynb #cfd938c6
-_MASS = set('rice bread hair wine beer sake milk water butter salt honey ice fire fog money love music bacon meat cheese popcorn '
-            'dizzy tea coffee food lightning broccoli lettuce corn garlic spaghetti sushi oden camping anger sweat zzz foggy '
-            'cooking bowling wireless luggage voltage radioactive information lacrosse dna infinity minus registered '
-            'copyright lowercase uppercase pong polo shogi billiards hockey golf'.split())
+# %% ../nbs/02b_emojiwords.ipynb #b15e38a4
+_MASS = set("""rice bread hair wine beer sake milk water butter salt honey ice fire fog money love music bacon meat cheese
+    popcorn dizzy tea coffee food lightning broccoli lettuce corn garlic spaghetti sushi oden camping anger sweat zzz foggy
+    cooking bowling wireless luggage voltage radioactive information lacrosse dna infinity minus registered copyright
+    lowercase uppercase pong polo shogi billiards hockey golf""".split())
 
 def with_article(
     phrase,  # such as 'red heart'
 ) -> str:  # 'a red heart'
     "The phrase with 'a' or 'an', where it names one thing that can be counted"
     head = re.split(r' (?:with|in|on|of|and|between|for|facing|at) |, ', phrase)[0].split(' ')
-    last = next((w for w in reversed(head) if not w.endswith('ing') or w in ('king', 'ring', 'wing', 'building')), head[-1])
+    nouns = [w for w in head if not w.endswith('ing') or w in ('king', 'ring', 'wing', 'building')]
+    last = nouns[-1] if nouns else head[-1]
     many = head[0] in ('two', 'three', 'hundred') or re.search(r"[^us']s$", last) or last in ('people', 'teeth', 'feet')
     bare = many or last in _MASS or re.search(r"^(the|no|keycap|input) |o'clock|thirty", phrase)
     if bare or not phrase[0].islower(): return phrase
     vowel = re.match('[aeio]|um|up|hour', phrase) and not re.match('one|eu', phrase)
     return f"{'an' if vowel else 'a'} {phrase}"
 
-# %% ../nbs/02b_emojiwords.ipynb #2e032c98
+# %% ../nbs/02b_emojiwords.ipynb #a31519dc
 def _english(row):
     "English captions, the most natural first"
     name, a = row['names']['en'], row['attrs']; base, tone = name.split(':')[0], a.get('skin_tone', 'none')

