@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TONES', 'HAIR', 'LANGUAGES', 'read_names', 'natural_name', 'chinese_names', 'with_article', 'emoji_captions']
 
-# %% ../nbs/02b_emojiwords.ipynb #c67000ba
+# %% ../nbs/02b_emojiwords.ipynb #9c64810c
 import json, re
 from pathlib import Path
 from .core import DataError
 
-# %% ../nbs/02b_emojiwords.ipynb #5e880e37
+# %% ../nbs/02b_emojiwords.ipynb #0f7b130e
 TONES = ['light skin tone', 'medium-light skin tone', 'medium skin tone', 'medium-dark skin tone', 'dark skin tone']
 HAIR = ['red hair', 'curly hair', 'white hair', 'blond hair', 'bald', 'beard']
 LANGUAGES = 'en zh es ja ko pt it fr de fa id ru tr ar'.split()
@@ -23,7 +23,7 @@ def read_names() -> list:  # of dicts: file, emoji, names (by language), keyword
     except (OSError, ValueError) as e:
         raise DataError(f'{path} cannot be read ({e}): pip install --force-reinstall promptgan') from e
 
-# %% ../nbs/02b_emojiwords.ipynb #c7b1e791
+# %% ../nbs/02b_emojiwords.ipynb #ff742af2
 _SINGULAR = dict(women='woman', men='man', people='person', woman='woman', man='man', person='person')
 _PLURAL = dict(woman='women', man='men', person='people')
 _ARTICLES = re.compile(r'\b(feeding|bouncing|getting|rowing|wearing|taking|in|with) (baby|ball|haircut|massage|boat'
@@ -35,7 +35,7 @@ def _small_words(rest, who):
     rest = re.sub('^(raising|tipping) hand', rf'\1 {own} hand', rest)
     return _ARTICLES.sub(r'\1 a \2', rest).replace('in lotus', 'in the lotus')
 
-# %% ../nbs/02b_emojiwords.ipynb #8bf95d43
+# %% ../nbs/02b_emojiwords.ipynb #8d696b58
 def _one(who, rest, tone, hair):
     "One person: what is said with 'with' comes together"
     rest, more = _small_words(rest, who), []
@@ -54,7 +54,7 @@ def _two(who, doing, tones):
     if a != b: return f'{a} with {tones[0]} and {b} with {tones[1]} {doing}'
     return f'{both} {doing}, the left one with {tones[0]}, the right one with {tones[1]}'
 
-# %% ../nbs/02b_emojiwords.ipynb #3dd24a05
+# %% ../nbs/02b_emojiwords.ipynb #43ac0e44
 _DOING = {'kiss': 'kissing', 'couple with heart': 'in love with a heart between them',
           'with bunny ears': 'wearing bunny ears'}
 
@@ -81,7 +81,7 @@ def natural_name(
     if len(tones) == 2: return f'{base} between {tones[0]} and {tones[1]}'
     return f'{base} with {tones[0]}' if tones else base
 
-# %% ../nbs/02b_emojiwords.ipynb #ddb02b47
+# %% ../nbs/02b_emojiwords.ipynb #ba44275f
 _ZH_TONE, _ZH_WHO = r'(?:较浅|中等浅|中等深|较深|中等)肤色', '男人|女人|成人'
 _ZH_COLOUR = {'red': '红色', 'orange': '橙色', 'yellow': '黄色', 'green': '绿色', 'blue': '蓝色', 'light blue': '浅蓝色',
               'purple': '紫色', 'brown': '棕色', 'black': '黑色', 'white': '白色', 'grey': '灰色', 'pink': '粉红色'}
@@ -103,11 +103,11 @@ def chinese_names(
         ways += [f"{_ZH_COLOUR[a['shape_colour']]}的{_ZH_SHAPE[a['shape']]}"]
     return list(dict.fromkeys(ways))
 
-# %% ../nbs/02b_emojiwords.ipynb #b15e38a4
-_MASS = set("""rice bread hair wine beer sake milk water butter salt honey ice fire fog money love music bacon meat cheese
-    popcorn dizzy tea coffee food lightning broccoli lettuce corn garlic spaghetti sushi oden camping anger sweat zzz foggy
-    cooking bowling wireless luggage voltage radioactive information lacrosse dna infinity minus registered copyright
-    lowercase uppercase pong polo shogi billiards hockey golf""".split())
+# %% ../nbs/02b_emojiwords.ipynb #aa8383e3
+_MASS = set("""rice bread hair wine beer sake milk water butter salt honey ice fire fog money love music bacon meat
+    cheese popcorn dizzy tea coffee food lightning broccoli lettuce corn garlic spaghetti sushi oden camping anger sweat
+    zzz foggy cooking bowling wireless luggage voltage radioactive information lacrosse dna infinity minus registered
+    copyright lowercase uppercase pong polo shogi billiards hockey golf""".split())
 
 def with_article(
     phrase,  # such as 'red heart'
@@ -122,7 +122,7 @@ def with_article(
     vowel = re.match('[aeio]|um|up|hour', phrase) and not re.match('one|eu', phrase)
     return f"{'an' if vowel else 'a'} {phrase}"
 
-# %% ../nbs/02b_emojiwords.ipynb #a31519dc
+# %% ../nbs/02b_emojiwords.ipynb #f969ca3a
 def _english(row):
     "English captions, the most natural first"
     name, a = row['names']['en'], row['attrs']; base, tone = name.split(':')[0], a.get('skin_tone', 'none')
