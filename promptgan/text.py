@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #97566e5b
+# %% ../nbs/05_text.ipynb #867b15dd
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
 from .core import CheckpointError, InputError, atomic_write, rng, write_json
 
-# %% ../nbs/05_text.ipynb #49adaa87
+# %% ../nbs/05_text.ipynb #0cbf78e2
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -58,7 +58,7 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #4ae73aaf
+# %% ../nbs/05_text.ipynb #86feb541
 class Bind(nn.Module):
     "Second-order pooling: each word times the fading sum of its neighbours, (b,n,d) -> (b,m)"
     def __init__(self,
@@ -77,7 +77,7 @@ class Bind(nn.Module):
         c = torch.einsum('hij,bjhm->bihm', W, self.B(x).unflatten(-1, (4, -1))).flatten(2)          # (b,n,m)
         return (self.A(x)*c).sum(1)
 
-# %% ../nbs/05_text.ipynb #4b610030
+# %% ../nbs/05_text.ipynb #b4e1d3ce
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -116,7 +116,7 @@ class TextEncoder(nn.Module):
         return torch.cat([x.sum(1)/4, self.bind(x)/20], 1)
     def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
 
-# %% ../nbs/05_text.ipynb #fe429e1e
+# %% ../nbs/05_text.ipynb #02eb6c9a
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
@@ -143,7 +143,8 @@ class TextModel:
         "Embed captions"
         if isinstance(txt, str): txt = [txt]
         tok = self.tokenizer(txt)
-        lens = (tok > 0).sum(1); order = lens.argsort()                          # similar lengths together: little padding
+        lens = (tok > 0).sum(1)
+        order = lens.argsort()  # similar lengths together: little padding
         short = lambda i: tok[i, :max(1, int(lens[i].max()))].to(self.device)
         emb = torch.cat([self.encoder(short(i)) for i in order.split(bs)])
         return emb[order.argsort().to(emb.device)]
