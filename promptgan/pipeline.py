@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
-# %% ../nbs/13_pipeline.ipynb #f9907ffe
-import json, secrets, warnings
+# %% ../nbs/13_pipeline.ipynb #5134beb6
+import contextlib, hashlib, html, os, secrets, shutil, tempfile, time, warnings
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
-import torch, torch.nn as nn
+import numpy as np, torch, torch.nn as nn
+from PIL import Image
 from safetensors.torch import load_file, save
 from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid
-from .core import to_pil, write_json
+from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
 from .text import TextModel
 
-# %% ../nbs/13_pipeline.ipynb #6957d193
+# %% ../nbs/13_pipeline.ipynb #e92d592d
 @dataclass
 class PipelineOutput:
     "Pictures and the prompts that asked for them"
@@ -26,16 +28,37 @@ class PipelineOutput:
     unknown: dict = field(default_factory=dict) # prompt -> words that training never held
     def grid(self, ncol=None) -> PictureGrid:
         "The pictures with their prompts under them"
-        return show_grid([to_pil(i) if torch.is_tensor(i) else i for i in self.images], self.prompts, ncol=ncol)
-    def _repr_png_(self): return self.grid()._repr_png_()
-    def _repr_html_(self): return self.grid()._repr_html_()
+        return show_grid(list(_floats(self.images)), self.prompts, ncol=ncol)
+    def __len__(self): return len(self.prompts)
+    def __repr__(self):
+        more = f', unknown: {self.unknown}' if self.unknown else ''
+        return f'{len(self)} pictures of {len(set(self.prompts))} prompts{more}'
+    def _repr_png_(self): return PipelineOutput(self.images[:64], self.prompts[:64]).grid()._repr_png_()
+    def _repr_html_(self): return PipelineOutput(self.images[:64], self.prompts[:64]).grid()._repr_html_()
 
-# %% ../nbs/13_pipeline.ipynb #e7f8cf43
+def _floats(images):
+    "Any of the three kinds of pictures as img (n,3,h,w) float in [-1,1]"
+    if torch.is_tensor(images) and images.ndim == 4 and images.shape[1] == 3 and images.is_floating_point():
+        return images.float()
+    if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[3] == 3 and images.dtype.kind == 'f':
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float()*2 - 1
+    if isinstance(images, (list, tuple)) and images and all(isinstance(i, Image.Image) for i in images):
+        if len({i.size for i in images}) == 1:
+            return torch.stack([torch.from_numpy(np.array(to_pil(i))) for i in images]).permute(0, 3, 1, 2)/127.5 - 1
+    raise InputError('pictures: give PIL pictures of one size, a tensor (n,3,h,w) in [-1,1] '
+                     'or an array (n,h,w,3) in [0,1]')
+
+# %% ../nbs/13_pipeline.ipynb #89f43bc4
 MAX_PROMPT, MAX_IMAGES = 2000, 10_000
 
 def _whole(value, name, low, high):
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f'{name}={value!r}: give a whole number from {low} to {high:,}')
+
+def _line(text, most=80):
+    "The beginning of what a person typed, fit for an error of one line"
+    text = ' '.join(text[:most].encode('utf8', 'replace').decode().split())
+    return ''.join(c for c in text if c.isprintable())
 
 def check_prompts(
     words:TextModel, # knows the vocabulary
@@ -43,20 +66,27 @@ def check_prompts(
 ) -> tuple[list[str], dict]: # prompts, and their unknown words
     "Prompts as a list, and what is unknown in them; `InputError` for empty, overlong or wholly unknown ones"
     prompts = [prompt] if isinstance(prompt, str) else prompt; unknown = {}
-    if not isinstance(prompts, (list, tuple)) or not prompts:
+    if not (isinstance(prompts, (list, tuple)) and prompts):
         raise InputError(f'prompt must be text or a list of texts, got {type(prompt).__name__}')
     for p in prompts:
         if not isinstance(p, str): raise InputError(f'prompts must be text, got {type(p).__name__}')
         if not p.strip() or len(p) > MAX_PROMPT:
             raise InputError(f'a prompt must have 1 to {MAX_PROMPT:,} characters, this one has {len(p.strip()):,}')
-        if missing := words.unknown(p):
-            unknown[p] = missing
-            known = [w for w in words.tokenizer.split(p) if w not in missing and any(map(str.isalnum, w))]
-            if not known:
-                raise InputError(f'no word of "{p[:80]}" occurs in the captions of this model; try other words')
+        if missing := words.unknown(p): unknown[p] = missing
+        if not any(w not in missing and any(map(str.isalnum, w)) for w in words.tokenizer.split(p)):
+            raise InputError(f'no word of "{_line(p)}" occurs in the captions of this model; try other words')
     return list(prompts), unknown
 
-# %% ../nbs/13_pipeline.ipynb #65abde40
+# %% ../nbs/13_pipeline.ipynb #77f7bdfd
+@contextlib.contextmanager
+def _judging(net):
+    "Evaluation mode and no gradients inside; afterwards each part is as it was, also after an error"
+    was = [(m, m.training) for m in net.modules()]; net.eval()
+    try:
+        with torch.no_grad(): yield
+    finally:
+        for m, mode in was: m.training = mode
+
 class TextToImagePipeline:
     "Words, a generator and (optionally) a discriminator: call it with a prompt"
     def __init__(self,
@@ -75,7 +105,8 @@ class TextToImagePipeline:
         "Side of the pictures in pixels"
         return self.generator.config['size']
     def to(self, device) -> 'TextToImagePipeline':
-        "Move everything to a device"
+        "Move everything to a device; `InputError` for one that is not there"
+        device = default_device(device)
         for m in (self.words, self.generator, self.discriminator):
             if m is not None: m.to(device)
         return self
@@ -83,71 +114,81 @@ class TextToImagePipeline:
         words = len(self.words.tokenizer.words)
         return f'TextToImagePipeline({self.size} px, {self.info.get("data", "?")}, {words:,} words, on {self.device})'
     def _draw(self, emb, z, batch_size):
-        "Pictures (n,3,h,w) on the CPU; networks in eval mode inside, as before outside"
-        was = self.generator.training; self.generator.eval()
-        try:
-            with torch.inference_mode():
-                parts = zip(emb.split(batch_size), z.split(batch_size))
-                return torch.cat([self.generator(e, n).float().cpu() for e, n in parts]).clone()
-        finally: self.generator.train(was)
-    def _noise(self, n, generator, truncation):
-        seed = lambda g: int(torch.randint(2**31, (1,), generator=g, device=g.device if g else 'cpu'))
-        if isinstance(generator, (list, tuple)):
-            if len(generator) != n:
-                raise InputError(f'{len(generator)} generators for {n} pictures: give one, or one per picture')
-            seeds = [seed(g) for g in generator]
-        else:
-            base = generator or rng(secrets.randbits(31)); seeds = [seed(base) for _ in range(n)]
-        return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds]).to(self.device)*truncation
+        "Pictures (n,3,h,w) on the CPU"
+        with _judging(self.generator):
+            parts = zip(emb.split(batch_size), z.split(batch_size))
+            return torch.cat([self.generator(e.to(self.device), n.to(self.device)).float().cpu() for e, n in parts])
+    def _judge(self, img, emb):
+        "Logits (n,) on the CPU"
+        if self.discriminator is None: raise InputError('no discriminator in this pipeline: score and best_of need one')
+        with _judging(self.discriminator):
+            parts = zip(img.split(64), emb.split(64))
+            return torch.cat([self.discriminator(i.to(self.device), e.to(self.device)).float().cpu() for i, e in parts])
+    def _noise(self, n, generator, truncation, best_of=1):
+        "Noise (n*best_of,z): every candidate has a seed of its own, drawn from its picture's generator"
+        many = isinstance(generator, (list, tuple)); gens = generator if many else [generator]
+        if not all(isinstance(g, torch.Generator) or (g is None and not many) for g in gens):
+            raise InputError('generator: give torch.Generator().manual_seed(0), or a list with one per picture')
+        if many and len(gens) != n:
+            raise InputError(f'{len(gens)} generators for {n} pictures: give one, or one per picture')
+        if not many: gens = [generator or rng(secrets.randbits(31))]*n
+        seeds = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in gens for _ in range(best_of)]
+        return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds])*truncation
 
-# %% ../nbs/13_pipeline.ipynb #341df045
+# %% ../nbs/13_pipeline.ipynb #f0697fc8
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
-    generator=None,            # torch.Generator, or one per picture; None: other pictures each time
+    generator=None,            # torch.Generator, or a list with one per picture; None: other pictures each time
     truncation:float=1.,       # scale of the noise, 0 to 2: smaller is more typical and less varied
     best_of:int=1,             # draw this many for each picture and keep the one the discriminator likes best
     output_type:str='pil',     # 'pil', 'pt' or 'np'
     batch_size:int=64,         # pictures at a time
 ) -> PipelineOutput:
-    "Draw pictures"
-    _whole(num_images_per_prompt, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100)
+    "Draw pictures; same prompt and generator, same picture, alone or among others"
+    n = self._count(prompt, num_images_per_prompt, best_of)
     _whole(batch_size, 'batch_size', 1, 4096)
-    if not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2):
+    if isinstance(truncation, bool) or not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2):
         raise InputError(f'truncation={truncation!r}: give a number from 0 to 2')
     if output_type not in ('pil', 'pt', 'np'):
         raise InputError(f"output_type={output_type!r}: choose 'pil', 'pt' or 'np'")
-    prompts, unknown = check_prompts(self.words, prompt); k = num_images_per_prompt*best_of; n = len(prompts)*k
-    if n > MAX_IMAGES: raise InputError(f'{n:,} pictures in one call: at most {MAX_IMAGES:,}')
-    for p, w in unknown.items(): warnings.warn(f'never seen in training: {", ".join(w)} (in "{p[:60]}")', stacklevel=2)
-    emb = self.words(prompts).repeat_interleave(k, 0).to(self.device)                                # (n,e)
-    img = self._draw(emb, self._noise(n, generator, truncation), batch_size)
-    names = [p for p in prompts for _ in range(k)]
-    if best_of > 1:
-        best = self.score(img, names).view(-1, best_of).argmax(1) + torch.arange(0, n, best_of)
-        img, names = img[best], [names[i] for i in best]
-    return PipelineOutput(_as(img, output_type), names, unknown)
+    if best_of > 1 and self.discriminator is None: raise InputError('no discriminator here: use best_of=1')
+    prompts, unknown = check_prompts(self.words, prompt)
+    z = self._noise(n, generator, truncation, best_of)                                      # (n*best_of,z)
+    for p, w in unknown.items():
+        warnings.warn(f'never seen in training: {_line(", ".join(w))} (in "{_line(p)}")', stacklevel=2)
+    emb = self.words(prompts).cpu().repeat_interleave(len(z)//len(prompts), 0)              # (n*best_of,e)
+    img = self._draw(emb, z, batch_size)
+    if best_of > 1: img = img[self._judge(img, emb).view(-1, best_of).argmax(1) + torch.arange(0, len(z), best_of)]
+    return PipelineOutput(_as(img, output_type), [p for p in prompts for _ in range(num_images_per_prompt)], unknown)
 TextToImagePipeline.__call__ = _call
+
+def _count(self, prompt, num, best_of):
+    "Pictures to return; `InputError` if they and their rivals would not fit"
+    _whole(num, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100)
+    n = num*(len(prompt) if isinstance(prompt, (list, tuple)) else 1)
+    most = min(MAX_IMAGES, 2**30//(12*self.size**2))      # a GiB of pictures in float32
+    if n*best_of > most: raise InputError(f'{n*best_of:,} pictures in one call: at most {most:,} of {self.size} pixels')
+    return n
+TextToImagePipeline._count = _count
 
 def _as(img, kind):
     if kind == 'pt': return img
     return [to_pil(i) for i in img] if kind == 'pil' else ((img + 1)/2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/13_pipeline.ipynb #a2f02a56
+# %% ../nbs/13_pipeline.ipynb #adffcbd3
 def _score(self,
-    images,  # tensor (n,3,h,w) in [-1,1]
-    prompts, # one text per picture
+    images,  # what a call returned, or its `.images` of any kind
+    prompts, # one text per picture, or one for all
 ) -> torch.Tensor: # (n,) logits: above 0 looks real and fits the words
     "The discriminator's opinion of pictures and their words"
-    if self.discriminator is None: raise InputError('this pipeline has no discriminator: score and best_of need one')
-    if len(images) != len(prompts):
-        raise InputError(f'{len(images)} pictures and {len(prompts)} prompts: give one prompt per picture')
-    D, was = self.discriminator, self.discriminator.training; D.eval()
-    try:
-        with torch.inference_mode():
-            parts = zip(images.to(self.device).split(64), self.words(list(prompts)).to(self.device).split(64))
-            return torch.cat([D(i, e).float().cpu() for i, e in parts]).clone()
-    finally: D.train(was)
+    img = _floats(images.images if isinstance(images, PipelineOutput) else images)
+    if tuple(img.shape[2:]) != (self.size, self.size):
+        raise InputError(f'pictures of {tuple(img.shape[2:])} pixels: give {self.size} x {self.size}')
+    prompts, _ = check_prompts(self.words, [prompts]*len(img) if isinstance(prompts, str) else prompts)
+    if len(img) != len(prompts):
+        raise InputError(f'{len(img)} pictures and {len(prompts)} prompts: give one prompt per picture')
+    return self._judge(img, self.words(prompts).cpu())
 TextToImagePipeline.score = _score
 
 def _interpolate(self,
@@ -159,55 +200,83 @@ def _interpolate(self,
     _whole(steps, 'steps', 2, 1000); prompts, unknown = check_prompts(self.words, [a, b])
     t = torch.linspace(0, 1, steps)[:, None]; e = self.words(prompts).cpu()
     z = self._noise(1, generator, 1.).expand(steps, -1)
-    img = self._draw((e[:1]*(1-t) + e[1:]*t).to(self.device), z, 64)
+    img = self._draw(e[:1]*(1-t) + e[1:]*t, z, 64)
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate
 
-# %% ../nbs/13_pipeline.ipynb #0c7fdd29
+# %% ../nbs/13_pipeline.ipynb #c9acce3a
+_sha = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+
 def _card(self):
     "A model card in Markdown"
-    facts = '\n'.join(f'- {k}: {v}' for k, v in self.info.items())
+    facts = '\n'.join(f'- {k}: {html.escape(_line(str(v), 300))}' for k, v in self.info.items())
     first = f'{self.size} pixels, one step per picture, {len(self.words.tokenizer.words):,} words.'
     code = "from promptgan import TextToImagePipeline\npipe = TextToImagePipeline.from_pretrained('THIS FOLDER')"
-    return f'# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
+    head = '---\nlibrary_name: promptgan\npipeline_tag: text-to-image\n---\n'
+    return f'{head}# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
 
-def _save_pretrained(self,
-    folder, # where to write; other files in it are left alone
-):
-    "Write weights, configuration, words and a model card; each file whole or not at all"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); self.words.save_pretrained(folder)
-    config = dict(info=self.info)
+def _write(self, folder):
+    "All files of a pipeline, in an empty folder"
+    self.words.save_pretrained(folder); config = dict(info=self.info)
     for name, net in (('generator', self.generator), ('discriminator', self.discriminator)):
         if net is None: continue
         config[name] = net.config
         weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
         atomic_write(folder/f'{name}.safetensors', save(weights))
-    write_json(folder/'config.json', config); atomic_write(folder/'README.md', _card(self).encode())
+    config['sha256'] = {p.name: _sha(p) for p in sorted(folder.iterdir())}
+    write_json(folder/'config.json', config); atomic_write(folder/'README.md', _card(self))
+
+def _save_pretrained(self,
+    folder,              # where to write; other files in it are left alone
+    overwrite:bool=True, # replace a pipeline that is there; False: `InputError`
+):
+    "Write weights, configuration, words and a model card: beside the old ones first, then all renamed at once"
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir(): raise InputError(f'{folder} is a file: give a folder')
+    if not overwrite and (folder/'config.json').exists():
+        raise InputError(f'{folder} holds a model already: give another folder, or overwrite=True')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob('.saving-*'):      # left by a process that was killed
+            if time.time() - old.stat().st_mtime > 3600: shutil.rmtree(old, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as new:
+            _write(self, Path(new))
+            for p in sorted(Path(new).iterdir()): os.replace(p, folder/p.name)
+    except OSError as err: raise CheckpointError(f'cannot write {folder}: {err}; choose another folder') from err
 TextToImagePipeline.save_pretrained = _save_pretrained
+
+def _find(name_or_path):
+    "The folder that holds the weights"
+    shipped = files('promptgan')/'assets'/'weights'
+    try:
+        given = Path(name_or_path); places = [given/'pipeline', given]
+        if given.name == str(name_or_path): places.append(Path(str(shipped))/given)
+        folder = next((p for p in places if (p/'generator.safetensors').is_file()), None)
+    except (TypeError, ValueError, OSError): folder = None      # not text, a NUL, too long
+    if folder is not None: return folder
+    names = sorted(p.name for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
+    runs = sorted(p.parents[1].as_posix() for p in Path('runs').glob('*/pipeline/config.json'))[:10]
+    raise InputError(f'no model at {_line(str(name_or_path))}: give a run or pipeline folder '
+                     f'(promptgan demo makes one); there are: {", ".join(names + runs) or "none yet"}')
 
 def _from_pretrained(cls,
     name_or_path, # a pipeline folder, a run folder, or the name of shipped weights
     device=None,  # None: the fastest there is
 ) -> 'TextToImagePipeline':
     "Load a pipeline; `InputError` when there is none of that name, `CheckpointError` when it is damaged"
-    shipped = Path(__file__).parent/'assets'/'weights' if '__file__' in globals() else Path('assets/weights')
-    given = Path(name_or_path)
-    places = [given/'pipeline', given, shipped/str(name_or_path)]
-    folder = next((p for p in places if (p/'generator.safetensors').exists()), None)
-    if folder is None:
-        names = ', '.join(sorted(p.name for p in shipped.iterdir())) if shipped.is_dir() else 'none yet'
-        raise InputError(f'no model at {name_or_path}: give a run or pipeline folder (promptgan demo makes one); '
-                         f'shipped names: {names}')
-    words = TextModel.from_pretrained(folder); nets = dict(generator=None, discriminator=None)
+    folder = _find(name_or_path); device = default_device(device); words = TextModel.from_pretrained(folder)
+    nets, config = dict(generator=None, discriminator=None), read_json(folder/'config.json', CheckpointError)
     try:
-        config = json.loads((folder/'config.json').read_text(encoding='utf8'))
+        torn = [name for name, sha in config.get('sha256', {}).items() if _sha(folder/Path(name).name) != sha]
+        if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
         for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
-            if key in config:
+            if key in config or key == 'generator':
                 nets[key] = build(config[key]); nets[key].load_state_dict(load_file(folder/f'{key}.safetensors'))
                 nets[key].eval().requires_grad_(False)
-        if nets['generator'].config['e'] != words.e:
-            raise ValueError(f"words of width {words.e} for a generator of {nets['generator'].config['e']}")
+        wide = [net.config['e'] for net in nets.values() if net is not None and net.config['e'] != words.e]
+        if wide: raise ValueError(f'words of width {words.e} for a network of {wide[0]}')
+        pipe = cls(words, nets['generator'], nets['discriminator'], config.get('info'))
     except Exception as err:
-        raise CheckpointError(f'{folder} is damaged: {str(err)[:200]}; train or download it again') from err
-    return cls(words, **nets, info=config.get('info')).to(default_device(device))
+        raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
+    return pipe.to(device)
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)
