@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #867b15dd
+# %% ../nbs/05_text.ipynb #3babf32d
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
 from .core import CheckpointError, InputError, atomic_write, rng, write_json
 
-# %% ../nbs/05_text.ipynb #0cbf78e2
+# %% ../nbs/05_text.ipynb #ac263c0c
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -47,6 +47,11 @@ class Tokenizer:
     def split(self, text:str) -> list[str]:
         "Words as the tokenizer sees them, before any merging"
         return _pieces(self.tok, text)
+    def breaks(self) -> torch.Tensor: # bool (tokens,)
+        "Which tokens end a clause: punctuation and the words for 'and'"
+        ends = {'and', '和', '与', '及', 'und', 'et', 'y', 'e', 'и', 'と'}
+        names = [self.tok.id_to_token(i) for i in range(len(self))]
+        return torch.tensor([i > 1 and (n in ends or not any(map(str.isalnum, n))) for i, n in enumerate(names)])
     def unknown(self,
         prompt:str, # any prompt
     ) -> list[str]: # words (or runs of Chinese characters) that no training caption holds
@@ -58,26 +63,33 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #86feb541
+# %% ../nbs/05_text.ipynb #31bc5c4b
 class Bind(nn.Module):
-    "Second-order pooling: each word times the fading sum of its neighbours, (b,n,d) -> (b,m)"
+    "Second-order pooling: each word times the sum of the words of its clause, (b,n,d) -> (b,m)"
     def __init__(self,
         d:int,        # width of a word
-        m:int,        # width of the result
-        reach:int=12, # how many words far, each way
+        m:int,        # width of the result, a multiple of 8
+        reach:int=12, # how many words far the fading sums look
     ):
         super().__init__()
-        self.reach, self.A, self.B = reach, nn.Linear(d, m, bias=False), nn.Linear(d, m, bias=False)
+        lin = lambda k: nn.Linear(d, k, bias=False)
+        self.reach, k = reach, m//8
+        self.A, self.B, self.near_A, self.near_B = lin(m - 2*k), lin(m - 2*k), lin(2*k), lin(2*k)
         o = torch.arange(-reach, reach + 1).float()
-        # 4 groups of channels
-        self.w = nn.Parameter(torch.stack([(o > 0)*.85**o, (o < 0)*.85**-o, (o > 0)*.65**o, (o < 0)*.65**-o]))
-    def forward(self, x):
-        n = x.shape[1]; i = torch.arange(n, device=x.device); off = i[None] - i[:, None]
-        W = self.w[:, off.clamp(-self.reach, self.reach) + self.reach]*(off.abs() <= self.reach)     # (4,n,n)
-        c = torch.einsum('hij,bjhm->bihm', W, self.B(x).unflatten(-1, (4, -1))).flatten(2)          # (b,n,m)
-        return (self.A(x)*c).sum(1)
+        self.w = nn.Parameter(torch.stack([(o > 0)*.8**o, (o < 0)*.8**-o]))       # after, before
+    def forward(self,
+        x,      # words (b,n,d), zero where padded
+        clause, # number of the clause of each word (b,n)
+    ):
+        s = x.new_zeros(len(x), int(clause.max()) + 1, x.shape[2])
+        s = s.scatter_add(1, clause[..., None].expand_as(x), x)                                        # (b,clauses,d)
+        i = torch.arange(x.shape[1], device=x.device); off = i[None] - i[:, None]
+        W = self.w[:, off.clamp(-self.reach, self.reach) + self.reach]*(off.abs() <= self.reach)       # (2,n,n)
+        W = W[None]*(clause[:, None, :, None] == clause[:, None, None])                                # (b,2,n,n)
+        near = (W @ self.near_B(x).unflatten(-1, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)  # (b,n,m/4)
+        return torch.cat([(self.A(s)*self.B(s)).sum(1), (self.near_A(x)*near).sum(1)], 1)
 
-# %% ../nbs/05_text.ipynb #b4e1d3ce
+# %% ../nbs/05_text.ipynb #aec7aede
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -86,7 +98,7 @@ class Block(nn.Module):
         self.n0, self.n1, self.n2 = (nn.LayerNorm(d) for _ in range(3))
         self.conv, self.qkv, self.out = nn.Conv1d(d, d, 5, padding=2), nn.Linear(d, 3*d), nn.Linear(d, d)
         self.mlp = nn.Sequential(nn.Linear(d, 3*d), nn.GELU(), nn.Linear(3*d, d))
-        for last in (self.conv, self.out, self.mlp[2]): nn.init.zeros_(last.weight)
+        for last in (self.conv, self.out, self.mlp[2]): nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
     def forward(self, x, mask):
         x = x + F.gelu(self.conv((self.n0(x)*mask[..., None]).transpose(1, 2)).transpose(1, 2))
         q, k, v = self.qkv(self.n1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)     # each (b,h,n,d/h)
@@ -98,25 +110,35 @@ class TextEncoder(nn.Module):
     "Token ids to one embedding: (b,n) -> (b,e), about unit variance in each dimension"
     def __init__(self,
         vocab:int,    # number of tokens
+        pairs:int=0,  # number of pairs of neighbouring tokens that have a vector of their own
         e:int=256,    # width of the embedding
-        d:int=96,     # width of a word
-        m:int=768,    # width of the bound pairs
-        layers:int=1, # transformer blocks
+        d:int=128,    # width of a word
+        m:int=1024,   # width of the bound pairs
+        layers:int=0, # transformer blocks, for `contrast` to train
     ):
         super().__init__()
-        self.config = dict(vocab=vocab, e=e, d=d, m=m, layers=layers)
-        self.words, self.bind = nn.Embedding(vocab, d), Bind(d, m)
+        self.config = dict(vocab=vocab, pairs=pairs, e=e, d=d, m=m, layers=layers)
+        self.words, self.bind = nn.Embedding(vocab + pairs, d), Bind(d, m)
         self.blocks = nn.ModuleList(Block(d) for _ in range(layers))
+        self.register_buffer('pairs', torch.arange(pairs))                         # sorted keys: before*vocab + token
+        self.register_buffer('breaks', torch.zeros(vocab, dtype=torch.bool))       # tokens that end a clause
         self.register_buffer('mean', torch.zeros(d + m)); self.register_buffer('proj', torch.eye(d + m, e))
+    def pair_ids(self, tok):
+        "Which known pair each token ends (vocab + its number), 0 where it ends none: (b,n)"
+        key = F.pad(tok, (1, 0))[:, :-1]*self.config['vocab'] + tok
+        if not len(self.pairs): return torch.zeros_like(tok)
+        i = torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)
+        return torch.where((self.pairs[i] == key) & (tok > 0), i + self.config['vocab'], 0)
     def features(self, tok):
         "Sum of the words and of the bound pairs, (b,d+m)"
-        mask = (tok > 0).float(); x = self.words(tok)                                                # (b,n,d)
+        mask = (tok > 0).float(); pair = self.pair_ids(tok)
+        x = self.words(tok) + self.words(pair)*(pair > 0)[..., None]                               # (b,n,d)
         for block in self.blocks: x = block(x, mask)
         x = x*mask[..., None]
-        return torch.cat([x.sum(1)/4, self.bind(x)/20], 1)
+        return torch.cat([x.sum(1)/4, self.bind(x, self.breaks[tok].long().cumsum(1))/20], 1)
     def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
 
-# %% ../nbs/05_text.ipynb #02eb6c9a
+# %% ../nbs/05_text.ipynb #602813f8
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
@@ -161,7 +183,7 @@ class TextModel:
         folder = Path(folder)
         try:
             config = json.loads((folder/'text_config.json').read_text(encoding='utf8')); words = config.pop('words')
-            if not all(isinstance(v, int) and 0 < v <= 65536 for v in config.values()):
+            if not all(isinstance(v, int) and 0 <= v <= 65536 for v in config.values()):
                 raise ValueError(f'sizes out of range: {config}')
             tokenizer = Tokenizer(HFTokenizer.from_file(str(folder/'tokenizer.json')), words)
             encoder = TextEncoder(**config); encoder.load_state_dict(load_file(folder/'text_encoder.safetensors'))
