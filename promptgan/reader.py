@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SceneReader', 'reader_loss', 'train_reader', 'load_reader', 'read_scenes', 'score_scenes', 'main']
 
-# %% ../nbs/12a_reader.ipynb #83ea8aa1
+# %% ../nbs/12a_reader.ipynb #8b667008
 import hashlib, math, time
 from pathlib import Path
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
@@ -14,7 +14,7 @@ from .core import DataError, atomic_write, rng
 from .datasets import scenes
 from .draw import COLOURS, GROUNDS, KINDS, SIZES, TIMES, WEATHERS
 
-# %% ../nbs/12a_reader.ipynb #3e31367d
+# %% ../nbs/12a_reader.ipynb #28f9805f
 def _conv(i, o, stride=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
 
 class SceneReader(nn.Module):
@@ -37,7 +37,7 @@ class SceneReader(nn.Module):
         t, w, g = self.head(torch.cat([self.whole(img), self.texture(img)], 1)).split((3, 4, 4), -1)
         return dict(kind=k, colour=c, size=s, time=t, weather=w, ground=g)
 
-# %% ../nbs/12a_reader.ipynb #82f8c4d7
+# %% ../nbs/12a_reader.ipynb #c5b69ba6
 def reader_loss(out, attrs):
     "Cross-entropy of all attributes; colour and size only where an object is"
     there = attrs['kind'] >= 0; kind = torch.where(there, attrs['kind'], len(KINDS))
@@ -75,7 +75,7 @@ def train_reader(
 def _summary(net, data):
     return {k: round(v.float().mean().item(), 4) for k, v in score_scenes(data.imgs, data.attrs, net).items()}
 
-# %% ../nbs/12a_reader.ipynb #7b408a51
+# %% ../nbs/12a_reader.ipynb #d019d794
 _PATH = (Path(__file__).parent if '__file__' in globals() else Path('../promptgan'))/'assets'/'scene_reader.safetensors'
 
 def load_reader() -> tuple[SceneReader, str]:
@@ -115,7 +115,7 @@ def score_scenes(
     out['all_attributes_right'] = (objects & position & right['time'] & right['weather'] & right['ground']).float()
     return out
 
-# %% ../nbs/12a_reader.ipynb #119e4f81
+# %% ../nbs/12a_reader.ipynb #3efc9c4d
 def main():
     "Train the judge and write it into the package"
     import argparse
@@ -125,6 +125,6 @@ def main():
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     atomic_write(_PATH, save(half)); print(_PATH, 'sha256', hashlib.sha256(_PATH.read_bytes()).hexdigest()[:16])
 
-# %% ../nbs/12a_reader.ipynb #2c202057
+# %% ../nbs/12a_reader.ipynb #20642b62
 #| eval: false
 if __name__ == '__main__': main()
