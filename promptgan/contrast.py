@@ -6,13 +6,13 @@
 __all__ = ['canonical', 'CaptionSet', 'collocations', 'spectral_words', 'HardCaptions', 'swap_contrastive', 'fit_projection',
            'start_encoder', 'contrast', 'train_text_model', 'probe']
 
-# %% ../nbs/05a_contrast.ipynb #95af5cde
+# %% ../nbs/05a_contrast.ipynb #3cad2d11
 import math, time
 import torch, torch.nn as nn, torch.nn.functional as F
 from .core import DataError, InputError, rng
 from .text import TextEncoder, TextModel, Tokenizer
 
-# %% ../nbs/05a_contrast.ipynb #be184b0c
+# %% ../nbs/05a_contrast.ipynb #fe33a6cf
 def canonical(
     a:torch.Tensor, # (n,f) features of one caption per picture
     b:torch.Tensor, # (n,f) features of another caption of the same picture
@@ -27,7 +27,7 @@ def canonical(
     r, Q = r.flip(0)[:k].clamp(0, 1), Q.flip(1)[:, :k]
     return mean, (W @ Q*r).float(), r.float()
 
-# %% ../nbs/05a_contrast.ipynb #8d78e9b6
+# %% ../nbs/05a_contrast.ipynb #a025ed07
 class CaptionSet:
     "All captions of a data set as padded tokens (n,c,len), with how many there are of each picture"
     def __init__(self, data, tokenizer):
@@ -88,7 +88,7 @@ def spectral_words(
     encoder.words.weight.copy_(start + fill); encoder.words.weight[0] = 0
     return k
 
-# %% ../nbs/05a_contrast.ipynb #f31e9762
+# %% ../nbs/05a_contrast.ipynb #9427c2c2
 class HardCaptions:
     "Finds captions that share most words, and exchanges words of one class"
     def __init__(self, caps:CaptionSet, g:torch.Generator, classes_from:int=20_000):
@@ -115,7 +115,7 @@ class HardCaptions:
         out = tok.clone(); out[r, i], out[r, j] = tok[r, j], tok[r, i]
         return out, able
 
-# %% ../nbs/05a_contrast.ipynb #78a2283f
+# %% ../nbs/05a_contrast.ipynb #ade19abe
 def swap_contrastive(
     a:torch.Tensor,     # (b,e) one caption per picture
     b:torch.Tensor,     # (b,e) another caption of the same pictures
@@ -131,7 +131,7 @@ def swap_contrastive(
     one = lambda q, k: -(torch.cat([q @ k.T*scale, q @ s.T*scale + no], 1).log_softmax(1)[:, :len(q)]*p).sum(1).mean()
     return (one(a, b) + one(b, a))/2
 
-# %% ../nbs/05a_contrast.ipynb #66768cfa
+# %% ../nbs/05a_contrast.ipynb #f3c94210
 @torch.no_grad()
 def fit_projection(encoder, caps, g, samples=12_000):
     "Solve the encoder's last step: the directions that captions of the same picture share, each with variance 1"
@@ -169,9 +169,10 @@ def contrast(
     params=None,       # what is trained; None: all
     log=None,          # called with (step, loss, fraction done) now and then
 ):
-    "Contrastive training with a head that is thrown away"
+    "Contrastive training; returns the head, which is thrown away in the end (SimCLR, Chen 2020)"
     hard, scale = HardCaptions(caps, g), nn.Parameter(torch.tensor(10.).log())
-    head = nn.Linear(enc.mean.shape[0], enc.config['e'])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=g))); head = nn.Linear(enc.mean.shape[0], enc.config['e'])
     opt = torch.optim.AdamW([*(params or enc.parameters()), *head.parameters(), scale], lr, betas=(.9, .98))
     step, t0 = 0, time.monotonic()
     while (done := step/steps if steps is not None else (time.monotonic()-t0)/(60*minutes + 1e-9)) < 1:
@@ -183,6 +184,7 @@ def contrast(
         opt.zero_grad(); loss.backward(); opt.step(); step += 1
         with torch.no_grad(): scale.clamp_(max=math.log(50.))
         if log and step % 10 == 0: log(step, loss.item(), done)
+    return head
 
 def train_text_model(
     data,              # TextImageData; only its captions are used
@@ -195,12 +197,13 @@ def train_text_model(
     "Train tokenizer and text encoder on the captions of a data set; the result is frozen"
     if minutes < 0 or e < 1: raise InputError(f'minutes {minutes} and e {e} must be positive')
     tokenizer = Tokenizer.train([c for cs in data.captions for c in cs]); caps = CaptionSet(data, tokenizer)
-    g = rng(seed, 'text'); enc = start_encoder(tokenizer, caps, g, e=e)
-    if minutes or contrast_args.get('steps'): contrast(enc, caps, g, minutes, log=log, **contrast_args)
+    g, steps = rng(seed, 'text'), bool(minutes or contrast_args.get('steps'))
+    enc = start_encoder(tokenizer, caps, g, e=e, layers=int(steps))                    # a block only where it is trained
+    if steps: contrast(enc, caps, g, minutes, log=log, **contrast_args)
     fit_projection(enc, caps, g)
     return TextModel(tokenizer, enc)
 
-# %% ../nbs/05a_contrast.ipynb #95961d97
+# %% ../nbs/05a_contrast.ipynb #a577edbc
 def _read(Z, y, Zt, yt):
     "Accuracy of a ridge readout of labels y (-1: skip), trained on Z and tested on Zt"
     m, mt = y >= 0, yt >= 0; one = lambda t: torch.cat([t, torch.ones(len(t), 1)], 1).double()

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #3babf32d
+# %% ../nbs/05_text.ipynb #f1a25e52
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
-from .core import CheckpointError, InputError, atomic_write, rng, write_json
+from .core import CheckpointError, InputError, atomic_write, write_json
 
-# %% ../nbs/05_text.ipynb #ac263c0c
+# %% ../nbs/05_text.ipynb #d8725312
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -48,10 +48,9 @@ class Tokenizer:
         "Words as the tokenizer sees them, before any merging"
         return _pieces(self.tok, text)
     def breaks(self) -> torch.Tensor: # bool (tokens,)
-        "Which tokens end a clause: punctuation and the words for 'and'"
-        ends = {'and', '和', '与', '及', 'und', 'et', 'y', 'e', 'и', 'と'}
-        names = [self.tok.id_to_token(i) for i in range(len(self))]
-        return torch.tensor([i > 1 and (n in ends or not any(map(str.isalnum, n))) for i, n in enumerate(names)])
+        "Which tokens end a clause: commas, stops, brackets and the English and Chinese words for 'and'"
+        ends = {*',;:.!?()[]|、。…—–', 'and', '和', '与', '及'}                  # but not the hyphen of 'snow-white'
+        return torch.tensor([self.tok.id_to_token(i) in ends for i in range(len(self))])
     def unknown(self,
         prompt:str, # any prompt
     ) -> list[str]: # words (or runs of Chinese characters) that no training caption holds
@@ -63,7 +62,7 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #31bc5c4b
+# %% ../nbs/05_text.ipynb #5147d0fb
 class Bind(nn.Module):
     "Second-order pooling: each word times the sum of the words of its clause, (b,n,d) -> (b,m)"
     def __init__(self,
@@ -89,7 +88,7 @@ class Bind(nn.Module):
         near = (W @ self.near_B(x).unflatten(-1, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)  # (b,n,m/4)
         return torch.cat([(self.A(s)*self.B(s)).sum(1), (self.near_A(x)*near).sum(1)], 1)
 
-# %% ../nbs/05_text.ipynb #aec7aede
+# %% ../nbs/05_text.ipynb #a16bbf8d
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -138,7 +137,7 @@ class TextEncoder(nn.Module):
         return torch.cat([x.sum(1)/4, self.bind(x, self.breaks[tok].long().cumsum(1))/20], 1)
     def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
 
-# %% ../nbs/05_text.ipynb #602813f8
+# %% ../nbs/05_text.ipynb #1241eba8
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):

@@ -3,7 +3,7 @@
 Killing needs many processes, so `python tests/test_checkpoint_faults.py MODE FOLDER KILLS` is a small fork server: it
 imports torch once, forks children that save without pause, kills each at a random instant, and prints what it found.
 """
-import builtins, copy, errno, hashlib, json, math, os, random, signal, subprocess, sys, time, warnings
+import builtins, copy, errno, hashlib, io, json, math, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import pytest, torch
 
@@ -31,6 +31,12 @@ def advance(s):
 
 def same(a, b): return all(a[k].equal(b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in start())
 
+def naive_save(s, path):
+    "What torch.save does on a slow disk: the old file is gone while the new one grows"
+    torch.save(s, buffer := io.BytesIO()); data = buffer.getvalue()
+    with open(path, 'wb') as f:
+        for part in (data[:len(data)//2], data[len(data)//2:]): f.write(part); f.flush(); time.sleep(.005)
+
 def child(mode, folder, pipe):
     "Train and save until killed; every success is reported"
     mgr = CheckpointManager(folder) if mode == 'ours' else None
@@ -39,7 +45,7 @@ def child(mode, folder, pipe):
     while True:
         s = advance(s)
         if mgr: mgr.save(s['step'], s)
-        else: torch.save(s, folder/'last.pt')
+        else: naive_save(s, folder/'last.pt')
         os.write(pipe, b'%d\n' % s['step'])
 
 def serve(mode, folder, kills):
@@ -88,8 +94,7 @@ def test_kills_never_corrupt(tmp_path):                                         
     assert found['files'] == 2, found                                # nothing is left of the dead
 
 def test_control_naive_save_does_corrupt(tmp_path):                                                  # T2
-    found = kill_many('naive', tmp_path/'run', 20)
-    if not found['corrupt']: pytest.skip(f'this disk is too fast to be caught: {found} (information only)')
+    assert kill_many('naive', tmp_path/'run', 20)['corrupt'] > 0                                     # these kills do harm
 
 # ---------------------------------------------------------------- the n-th operation fails
 
