@@ -172,7 +172,8 @@ def contrast(
     "Contrastive training; returns the head, which is thrown away in the end (SimCLR, Chen 2020)"
     hard, scale = HardCaptions(caps, g), nn.Parameter(torch.tensor(10.).log())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=g))); head = nn.Linear(enc.mean.shape[0], enc.config['e'])
+        torch.manual_seed(int(torch.randint(2**31, (), generator=g)))
+        head = nn.Linear(enc.mean.shape[0], enc.config['e'])
     opt = torch.optim.AdamW([*(params or enc.parameters()), *head.parameters(), scale], lr, betas=(.9, .98))
     step, t0 = 0, time.monotonic()
     while (done := step/steps if steps is not None else (time.monotonic()-t0)/(60*minutes + 1e-9)) < 1:
@@ -198,7 +199,7 @@ def train_text_model(
     if minutes < 0 or e < 1: raise InputError(f'minutes {minutes} and e {e} must be positive')
     tokenizer = Tokenizer.train([c for cs in data.captions for c in cs]); caps = CaptionSet(data, tokenizer)
     g, steps = rng(seed, 'text'), bool(minutes or contrast_args.get('steps'))
-    enc = start_encoder(tokenizer, caps, g, e=e, layers=int(steps))                    # a block only where it is trained
+    enc = start_encoder(tokenizer, caps, g, e=e, layers=int(steps))  # a block only where it is trained
     if steps: contrast(enc, caps, g, minutes, log=log, **contrast_args)
     fit_projection(enc, caps, g)
     return TextModel(tokenizer, enc)
