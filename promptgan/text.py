@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
-# %% ../nbs/05_text.ipynb #f1a25e52
+# %% ../nbs/05_text.ipynb #217d1b25
 import json, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from tokenizers import Regex, Tokenizer as HFTokenizer, models, normalizers, pre_tokenizers, trainers
 from .core import CheckpointError, InputError, atomic_write, write_json
 
-# %% ../nbs/05_text.ipynb #d8725312
+# %% ../nbs/05_text.ipynb #4bd38cb9
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
@@ -62,7 +62,7 @@ def _pieces(tok, text):
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
 
-# %% ../nbs/05_text.ipynb #5147d0fb
+# %% ../nbs/05_text.ipynb #da3f104f
 class Bind(nn.Module):
     "Second-order pooling: each word times the sum of the words of its clause, (b,n,d) -> (b,m)"
     def __init__(self,
@@ -88,7 +88,7 @@ class Bind(nn.Module):
         near = (W @ self.near_B(x).unflatten(-1, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)  # (b,n,m/4)
         return torch.cat([(self.A(s)*self.B(s)).sum(1), (self.near_A(x)*near).sum(1)], 1)
 
-# %% ../nbs/05_text.ipynb #a16bbf8d
+# %% ../nbs/05_text.ipynb #47d4976b
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
     def __init__(self, d:int, heads:int=4):
@@ -106,7 +106,7 @@ class Block(nn.Module):
         return x + self.mlp(self.n2(x))
 
 class TextEncoder(nn.Module):
-    "Token ids to one embedding: (b,n) -> (b,e), about unit variance in each dimension"
+    "Token ids to one embedding: (b,n) -> (b,e), each of length sqrt(e)"
     def __init__(self,
         vocab:int,    # number of tokens
         pairs:int=0,  # number of pairs of neighbouring tokens that have a vector of their own
@@ -135,9 +135,11 @@ class TextEncoder(nn.Module):
         for block in self.blocks: x = block(x, mask)
         x = x*mask[..., None]
         return torch.cat([x.sum(1)/4, self.bind(x, self.breaks[tok].long().cumsum(1))/20], 1)
-    def forward(self, tok): return (self.features(tok) - self.mean) @ self.proj
+    def forward(self, tok):
+        emb = (self.features(tok) - self.mean) @ self.proj
+        return F.normalize(emb, dim=1)*emb.shape[1]**.5                                            # equally loud
 
-# %% ../nbs/05_text.ipynb #1241eba8
+# %% ../nbs/05_text.ipynb #72d285e1
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
     def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
