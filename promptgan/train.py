@@ -137,11 +137,12 @@ def _check_run(learn, out, resume):
 # %% ../nbs/15_train.ipynb #2cd2e4bb
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
-    import os
+    import atexit, os
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
         cuda = torch.cuda.is_available() and str(device or 'cuda').startswith('cuda')
         if cuda: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         dist.init_process_group('nccl' if cuda else 'gloo')
+        atexit.register(dist.destroy_process_group)  # else its threads may abort a process that is done
 
 # %% ../nbs/15_train.ipynb #20da5374
 #| eval: false
