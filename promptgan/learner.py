@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #09f60c8c
+# %% ../nbs/09_learner.ipynb #6cbd0b52
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,9 +13,9 @@ import torch, torch.nn.functional as F
 import torch.distributed as dist
 from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
-from .losses import bce_d, bce_g, contrastive, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
+from .losses import bce_d, bce_g, contrastive, feature_matching, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #c0de8390
+# %% ../nbs/09_learner.ipynb #4ce8020e
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -26,6 +26,7 @@ class Batch:
     same: torch.Tensor  # (b,b) bool: pictures with the same words
     z: torch.Tensor     # (b+x,z) noise
     prompts: torch.Tensor # (x,e) words without a picture, drawn and judged only; x may be 0
+    seen: list|None = None # what the discriminator saw in `real` in its own turn, stage by stage
     @property
     def asked(self):
         "All that the generator is asked for, (b+x,e)"
@@ -80,7 +81,7 @@ class Batches:
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])))
 
-# %% ../nbs/09_learner.ipynb #dee2458d
+# %% ../nbs/09_learner.ipynb #c53a3762
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 @dataclass
@@ -89,11 +90,13 @@ class Recipe:
     loss: str = 'hinge'   # 'hinge', 'bce' or 'rpgan'
     wrong: float = .5     # share of wrong captions among the discriminator's negatives
     align: float = 1.     # contest of captions, for both networks
-    pixel: float = 10.    # blurred paired L1 of the generator, falls to a fifth of it during the run
+    match: float = 60.    # paired distance inside the discriminator
+    pixel: float = 30.    # blurred paired L1 of the generator, falls to a fifth of it during the run
     pixel_size: int = 16  # side of the blurred copy
     def d_loss(self, D, b, fake):
         "Loss of the discriminator, and numbers to record"
-        d, _ = GAN_LOSSES[self.loss]; fr, ff = D.features(b.real), D.features(fake)
+        d, _ = GAN_LOSSES[self.loss]; seen, ff = D.stages(b.real), D.features(fake)
+        b.seen, fr = [s.detach() for s in seen], seen[-1].flatten(1)
         real, false = D.judge(fr, b.emb), D.judge(ff, b.asked)
         loss = d(real, false[:len(real)] if self.loss == 'rpgan' else false)
         if self.wrong:
@@ -103,19 +106,23 @@ class Recipe:
         return loss, dict(d_loss=loss, d_real=real.mean(), d_fake=false.mean())
     def g_loss(self, D, b, fake, frac):
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
-        _, g = GAN_LOSSES[self.loss]; ff = D.features(fake)
+        _, g = GAN_LOSSES[self.loss]; drawn = D.stages(fake); ff = drawn[-1].flatten(1)
         with torch.no_grad(): real = D(b.real, b.emb) if self.loss == 'rpgan' else None
         n = len(b.real); out = D.judge(ff, b.asked)
         loss = g(out[:n] if self.loss == 'rpgan' else out, real); logs = dict(g_adv=loss)
         if self.align:
             same = torch.eye(len(ff), dtype=torch.bool, device=ff.device); same[:n, :n] = b.same
             a = contrastive(*D.align(ff, b.asked), same, .1); loss, logs['g_align'] = loss + self.align*a, a
+        if self.match:
+            seen = b.seen or D.stages(b.real); unit = [s.detach().float().std() + 1e-6 for s in seen]
+            m = feature_matching([f[:n]/u for f, u in zip(drawn, unit)], [s/u for s, u in zip(seen, unit)])
+            loss, logs['g_match'] = loss + self.match*m, m
         if self.pixel:
             p = low_res_l1(fake[:n], b.real, self.pixel_size)
             loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #84616955
+# %% ../nbs/09_learner.ipynb #c6cb90d9
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -140,16 +147,16 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #f230466c
+# %% ../nbs/09_learner.ipynb #f33ddfb6
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
         G, D,               # the two networks
         batches,            # function (step, device, rank, world) -> Batch, with attribute bs
         recipe=None,        # Recipe: the two losses
-        lr:float=4e-4,      # learning rate of both networks
+        lr:float=6e-4,      # learning rate of both networks
         lr_decay:str='cosine', # 'cosine', 'linear' or 'none': over the second half of the budget
-        warmup:int=100,     # steps until the learning rate is full
+        warmup:int=20,      # steps until the learning rate is full
         betas=(0., .99),    # Adam; no momentum (beta1 = 0), since the opponent moves
         cbs=(),             # callbacks
         device='cpu', precision='auto', config=None,
@@ -184,7 +191,7 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #2ad863fc
+# %% ../nbs/09_learner.ipynb #bbc1316a
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]

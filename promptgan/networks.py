@@ -6,20 +6,21 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #f6c7bc4a
+# %% ../nbs/07_networks.ipynb #b646290a
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
 from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #18ce50a3
+# %% ../nbs/07_networks.ipynb #1381ecd4
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
         e:int=256,        # width of the text embedding
         z:int=32,         # width of the noise
-        m:int=32,         # channels of the map of the words
+        m:int=16,         # learned channels of the map of the words
+        guess:int=48,     # linear channels of it, which `start_from` solves for
         widths:tuple=(96, 96, 64, 32), # channels at 8x8 and after each enlargement; the last is kept at half size
         size:int=64,      # side of the picture
     ):
@@ -27,8 +28,8 @@ class Generator(nn.Module):
         widths = tuple(widths); ups = int(math.log2(size)) - 4
         if 2**(ups+4) != size or len(widths) != ups + 2: raise InputError(
             f'Generator: size {size} must be a power of 2 from 32 and needs {ups+2} widths, got {len(widths)}')
-        self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size); self.z = z
-        self.map, self.first = WordMap(e, z, m), nn.Conv2d(m, widths[0], 1)
+        self.config = dict(arch='map', e=e, z=z, m=m, guess=guess, widths=list(widths), size=size); self.z = z
+        self.map = WordMap(e, z, m, guess); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
         pairs = enumerate(zip(widths[:-2], widths[1:-1]))
         self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
@@ -42,7 +43,32 @@ class Generator(nn.Module):
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
 
-# %% ../nbs/07_networks.ipynb #24dc69c6
+# %% ../nbs/07_networks.ipynb #502b72e7
+@torch.no_grad()
+def _start_from(self:Generator,
+    imgs:torch.Tensor,  # (n,3,h,w) uint8, the training pictures
+    emb:torch.Tensor,   # (captions,e) embeddings of all captions, picture after picture
+    count:torch.Tensor, # (n,) captions per picture
+    most:int=8_000,     # pictures that are used, the first ones
+    ridge:float=.01,    # for embeddings of about unit variance
+) -> float:             # part of the pictures' variance that the guess leaves unexplained, for the first 1,000
+    "Write the best linear guess of a picture from its words into the map; for pictures of 64 px or more"
+    imgs, count = imgs[:most], count[:most]; emb, grid = emb[:int(count.sum())].float(), self.map.grid
+    Y = F.interpolate(imgs.float(), size=8*grid, mode='area')/127.5 - 1
+    Y = F.pixel_unshuffle(Y, 8).flatten(1)                                                    # (n,192*64)
+    mean = Y.mean(0); Y -= mean; owner = torch.arange(len(imgs)).repeat_interleave(count)
+    sums = torch.zeros(len(imgs), emb.shape[1]).index_add_(0, owner, emb)
+    W = torch.linalg.solve(emb.T @ emb + ridge*len(emb)*torch.eye(emb.shape[1]), sums.T @ Y)  # (e,192*64)
+    first = emb[count.cumsum(0) - count][:1000]; patches = (first @ W).view(-1, 192, grid*grid)
+    l, U = torch.linalg.eigh(torch.einsum('ncl,ndl->cd', patches, patches)/patches[:, 0].numel())
+    k = self.config['guess']; l, U = l.flip(0)[:k].clamp(min=0), U.flip(1)[:, :k]
+    white = U/(l.sqrt() + .01*l[0].sqrt() + 1e-9)                                             # (192,k)
+    guess = torch.einsum('ecl,ck->ekl', W.view(len(W), 192, -1), white)                       # (e,k,64)
+    self.map.guess.weight[:k*grid*grid if U.shape[1] == k else 0] = guess.flatten(1).T.to(self.map.guess.weight)
+    return ((patches.flatten(1) - Y[:1000]).square().mean()/Y[:1000].square().mean().clamp(min=1e-9)).item()
+Generator.start_from = _start_from
+
+# %% ../nbs/07_networks.ipynb #a17dbba2
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
@@ -62,11 +88,14 @@ class Discriminator(nn.Module):
         self.real, self.project = spectral_norm(nn.Linear(f, 1)), spectral_norm(nn.Linear(f, joint))
         self.words = spectral_norm(nn.Linear(e, joint))
         self.align_img, self.align_txt = nn.Linear(f, joint), nn.Linear(e, joint)
+    def stages(self, img):
+        "What the discriminator sees in a picture after each halving, down to (b,w,4,4); does not depend on the words"
+        x, seen = lrelu(self.first(F.pixel_unshuffle(img, 2))), []  # (b,w0,size/2,size/2)
+        for block in self.down: x = block(x); seen.append(x)
+        return seen
     def features(self, img):
-        "What the discriminator sees in a picture, (b,f); does not depend on the words"
-        x = lrelu(self.first(F.pixel_unshuffle(img, 2)))            # (b,w0,size/2,size/2)
-        for block in self.down: x = block(x)                        # (b,w,4,4)
-        return x.flatten(1)
+        "The last stage as one row per picture, (b,f)"
+        return self.stages(img)[-1].flatten(1)
     def judge(self, feats, emb):
         "Logits (b,) from features and words"
         return self.real(feats)[:, 0] + 8*(self.project(feats)*F.normalize(self.words(emb), dim=1)).sum(1)
@@ -75,7 +104,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #cb282006
+# %% ../nbs/07_networks.ipynb #5f1bb021
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -106,25 +135,30 @@ class DCDiscriminator(nn.Module):
         self.down = nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
                                     for k, (i, o) in enumerate(zip(ch, ch[1:]))])
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)
+    def stages(self, img):
+        "Features after each halving, down to (b,8nf,4,4)"
+        seen = [img]
+        for block in self.down: seen.append(block(seen[-1]))
+        return seen[1:]
     def features(self, img):
-        "Features (b,8nf,4,4) of pictures"
-        return self.down(img)
+        "The last stage as one row per picture, (b,f)"
+        return self.stages(img)[-1].flatten(1)
     def judge(self, feats, emb):
         "Logits (b,) from features and words"
         w = lrelu(self.words(emb))[:, :, None, None].expand(-1, -1, 4, 4)
-        return self.out(torch.cat([feats, w], 1)).flatten()
+        return self.out(torch.cat([feats.view(len(feats), -1, 4, 4), w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #4f58092f
+# %% ../nbs/07_networks.ipynb #540a4485
 PRESETS = dict(
-    nano=dict(size=64, generator=dict(z=16, m=16, widths=(32, 32, 32, 16)),
+    nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16)),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
-    small=dict(size=64, generator=dict(widths=(96, 96, 64, 32)), discriminator=dict(widths=(32, 64, 128, 128))),
-    base=dict(size=64, generator=dict(z=64, m=64, widths=(256, 192, 128, 64)),
+    small=dict(size=64, generator=dict(widths=(96, 64, 48, 32)), discriminator=dict(widths=(32, 48, 96, 128))),
+    base=dict(size=64, generator=dict(z=64, m=32, widths=(256, 192, 128, 64)),
               discriminator=dict(widths=(64, 128, 256, 256))),
-    base128=dict(size=128, generator=dict(z=64, m=64, widths=(256, 256, 192, 128, 64)),
+    base128=dict(size=128, generator=dict(z=64, m=32, widths=(256, 256, 192, 128, 64)),
                  discriminator=dict(widths=(64, 128, 256, 256, 256))),
-    base256=dict(size=256, generator=dict(z=64, m=64, widths=(384, 384, 256, 192, 128, 64)),
+    base256=dict(size=256, generator=dict(z=64, m=32, widths=(384, 384, 256, 192, 128, 64)),
                  discriminator=dict(widths=(64, 96, 128, 256, 384, 384))),
     dcgan=dict(size=64, generator=dict(arch='dcgan', z=100), discriminator=dict(arch='dcgan')))
 
@@ -159,7 +193,7 @@ def build_networks(
         more = dict(e=e, size=p['size'])
         return build_generator(p['generator'] | more), build_discriminator(p['discriminator'] | more)
 
-# %% ../nbs/07_networks.ipynb #1b79053f
+# %% ../nbs/07_networks.ipynb #08eed523
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators

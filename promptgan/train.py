@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
-# %% ../nbs/15_train.ipynb #c38b491c
+# %% ../nbs/15_train.ipynb #64d3d79d
 import platform, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,11 @@ from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
 
-# %% ../nbs/15_train.ipynb #70a5f25d
-RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
-_DEFAULT = dict(recipe={}, lr=4e-4, betas=(0., .99))
+# %% ../nbs/15_train.ipynb #09afd4de
+RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
+_DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
-# %% ../nbs/15_train.ipynb #107ee716
+# %% ../nbs/15_train.ipynb #180ba59a
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts = None, None, None, ()
@@ -57,7 +57,7 @@ def _sampler(learn):
         show_grid([grid], scale=1).save(path)
     return show
 
-# %% ../nbs/15_train.ipynb #fcb71cbb
+# %% ../nbs/15_train.ipynb #84ffde69
 def _text(data, words, text_minutes, seed, out, log):
     "The text encoder: given, found in the run folder, or trained now"
     if words is not None: return words
@@ -106,6 +106,8 @@ def text_gan_learner(
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])
     extra = words(list(prompts)) if prompts else None
+    fresh = start is None and not (resume and out and (out/'checkpoints').exists())
+    if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, seed=seed, prompts=extra if extra is None else extra.cpu())
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, seed=seed, recipe=asdict(recipe),
                   data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(), prompts=len(prompts or []))
@@ -134,7 +136,7 @@ def _check_run(learn, out, resume):
     out.mkdir(parents=True, exist_ok=True)
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
-# %% ../nbs/15_train.ipynb #2cd2e4bb
+# %% ../nbs/15_train.ipynb #3b1f3208
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
     import atexit, os
@@ -144,7 +146,7 @@ def start_processes(device=None):
         dist.init_process_group('nccl' if cuda else 'gloo')
         atexit.register(dist.destroy_process_group)  # else its threads may abort a process that is done
 
-# %% ../nbs/15_train.ipynb #20da5374
+# %% ../nbs/15_train.ipynb #7a1756da
 #| eval: false
 if __name__ == '__main__':
     from promptgan.cli import train_main
