@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lrelu', 'WordMap', 'world_size', 'BatchNorm', 'MapNorm', 'GBlock', 'DBlock', 'Cost', 'cost']
 
-# %% ../nbs/06_layers.ipynb #869ae6bf
+# %% ../nbs/06_layers.ipynb #cf6ca3e4
 from contextlib import nullcontext
 from dataclasses import dataclass
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.flop_counter import FlopCounterMode
 from .core import InputError
 
-# %% ../nbs/06_layers.ipynb #5d420c44
+# %% ../nbs/06_layers.ipynb #93955945
 def lrelu(x:torch.Tensor) -> torch.Tensor:
     "Leaky ReLU with slope 0.2, the usual one in GANs: no unit ever stops learning (Radford 2016)"
     return F.leaky_relu(x, .2)
@@ -25,9 +25,9 @@ class WordMap(nn.Module):
         e:int,        # width of the text embedding
         z:int,        # width of the noise
         m:int=16,     # learned channels of the map
-        guess:int=48, # linear channels, see `Generator.start_from`
         grid:int=8,   # its side
         hidden:int=256, # width between the embedding and the learned channels
+        guess:int=48, # linear channels, see `Generator.start_from`
     ):
         super().__init__()
         self.channels, self.grid = m + guess, grid
@@ -37,7 +37,7 @@ class WordMap(nn.Module):
         h = torch.cat([lrelu(self.words(emb)), z], 1)                                             # (b,hidden+z)
         return torch.cat([lrelu(self.unfold(h)), self.guess(emb)], 1).view(-1, self.channels, self.grid, self.grid)
 
-# %% ../nbs/06_layers.ipynb #ec2ee303
+# %% ../nbs/06_layers.ipynb #396da568
 def world_size() -> int:
     "Number of processes that train together, 1 without torch.distributed"
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -76,7 +76,7 @@ class MapNorm(nn.Module):
         g, b = F.interpolate(self.scale_shift(M), size=x.shape[-2:]).chunk(2, 1)
         return torch.addcmul(b, self.norm(x), 1 + g)
 
-# %% ../nbs/06_layers.ipynb #9e744a5e
+# %% ../nbs/06_layers.ipynb #8fc070b8
 class GBlock(nn.Module):
     "A generator block: conv, enlarge, norm by the map; optionally a second convolution as a residual"
     def __init__(self,
@@ -95,7 +95,7 @@ class GBlock(nn.Module):
         x = lrelu(self.norm(x, M))                                     # (b,o,2h,2w)
         return x if self.conv2 is None else x + lrelu(self.norm2(self.conv2(x), M))
 
-# %% ../nbs/06_layers.ipynb #61efff7e
+# %% ../nbs/06_layers.ipynb #af65a228
 class DBlock(nn.Module):
     "A discriminator block: spectrally normalised strided convolution, optionally with a residual one behind it"
     def __init__(self,
@@ -110,7 +110,7 @@ class DBlock(nn.Module):
         x = lrelu(self.conv(x))
         return x if self.conv2 is None else x + lrelu(self.conv2(x))
 
-# %% ../nbs/06_layers.ipynb #33a6e8cf
+# %% ../nbs/06_layers.ipynb #2d3097b5
 @dataclass
 class Cost:
     "What one picture costs in each stage of a network; shows itself as a table"
@@ -130,7 +130,7 @@ class Cost:
         head = ['| stage | parameters | MFLOP | MB kept | output |', '|:--|--:|--:|--:|:--|']
         return '\n'.join(head + ['| ' + ' | '.join(r) + ' |' for r in self._lines()])
 
-# %% ../nbs/06_layers.ipynb #080a6df6
+# %% ../nbs/06_layers.ipynb #0b0c7ed4
 def cost(
     net:nn.Module, # a network whose children are its stages
     *inputs,       # example inputs of one picture, on any device; only their shapes matter

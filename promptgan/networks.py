@@ -6,30 +6,30 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #b646290a
+# %% ../nbs/07_networks.ipynb #91a1e314
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
 from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #1381ecd4
+# %% ../nbs/07_networks.ipynb #d1dd6c67
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
         e:int=256,        # width of the text embedding
         z:int=32,         # width of the noise
         m:int=16,         # learned channels of the map of the words
-        guess:int=48,     # linear channels of it, which `start_from` solves for
         widths:tuple=(96, 96, 64, 32), # channels at 8x8 and after each enlargement; the last is kept at half size
         size:int=64,      # side of the picture
+        guess:int=48,     # linear channels of it, which `start_from` solves for
     ):
         super().__init__()
         widths = tuple(widths); ups = int(math.log2(size)) - 4
         if 2**(ups+4) != size or len(widths) != ups + 2: raise InputError(
             f'Generator: size {size} must be a power of 2 from 32 and needs {ups+2} widths, got {len(widths)}')
         self.config = dict(arch='map', e=e, z=z, m=m, guess=guess, widths=list(widths), size=size); self.z = z
-        self.map = WordMap(e, z, m, guess); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
+        self.map = WordMap(e, z, m, guess=guess); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
         pairs = enumerate(zip(widths[:-2], widths[1:-1]))
         self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
@@ -43,7 +43,7 @@ class Generator(nn.Module):
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
 
-# %% ../nbs/07_networks.ipynb #502b72e7
+# %% ../nbs/07_networks.ipynb #7c3d33df
 @torch.no_grad()
 def _start_from(self:Generator,
     imgs:torch.Tensor,  # (n,3,h,w) uint8, the training pictures
@@ -68,7 +68,7 @@ def _start_from(self:Generator,
     return ((patches.flatten(1) - Y[:1000]).square().mean()/Y[:1000].square().mean().clamp(min=1e-9)).item()
 Generator.start_from = _start_from
 
-# %% ../nbs/07_networks.ipynb #a17dbba2
+# %% ../nbs/07_networks.ipynb #c7565884
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #5f1bb021
+# %% ../nbs/07_networks.ipynb #e2416b49
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -149,7 +149,7 @@ class DCDiscriminator(nn.Module):
         return self.out(torch.cat([feats.view(len(feats), -1, 4, 4), w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #540a4485
+# %% ../nbs/07_networks.ipynb #3c1e7b54
 PRESETS = dict(
     nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16)),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
@@ -193,7 +193,7 @@ def build_networks(
         more = dict(e=e, size=p['size'])
         return build_generator(p['generator'] | more), build_discriminator(p['discriminator'] | more)
 
-# %% ../nbs/07_networks.ipynb #08eed523
+# %% ../nbs/07_networks.ipynb #1d0960dd
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
-# %% ../nbs/15_train.ipynb #64d3d79d
+# %% ../nbs/15_train.ipynb #07c8cfc1
 import platform, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,11 @@ from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
 
-# %% ../nbs/15_train.ipynb #09afd4de
+# %% ../nbs/15_train.ipynb #e1d454ed
 RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
-# %% ../nbs/15_train.ipynb #180ba59a
+# %% ../nbs/15_train.ipynb #fe12c805
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts = None, None, None, ()
@@ -57,7 +57,7 @@ def _sampler(learn):
         show_grid([grid], scale=1).save(path)
     return show
 
-# %% ../nbs/15_train.ipynb #84ffde69
+# %% ../nbs/15_train.ipynb #24ae07d0
 def _text(data, words, text_minutes, seed, out, log):
     "The text encoder: given, found in the run folder, or trained now"
     if words is not None: return words
@@ -66,6 +66,15 @@ def _text(data, words, text_minutes, seed, out, log):
     words = train_text_model(data.train, minutes=text_minutes, seed=seed)
     if out: words.save_pretrained(out/'words')
     return words
+
+def _networks(start, preset, e, seed):
+    "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
+    if start is None: return build_networks(preset, e, seed)
+    G, D = start.generator, start.discriminator or build_networks(preset, e, seed)[1]; size = G.config['size']
+    if size != D.config['size']: raise InputError(
+        f'the pipeline draws {size} pixels and has no discriminator; that of {preset!r} judges {D.config["size"]}: '
+        'choose another preset')
+    return tuple(n.train().requires_grad_(True) for n in (G, D))
 
 def text_gan_learner(
     data,               # TextImageData: pictures with captions; only its 'train' split is trained on
@@ -96,10 +105,7 @@ def text_gan_learner(
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
     words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
-    if start:
-        G, D = (n.train().requires_grad_(True) for n in (start.generator, start.discriminator))
-    else: G, D = build_networks(preset, words.e, seed)
-    size = G.config['size']
+    G, D = _networks(start, preset, words.e, seed); size = G.config['size']
     if data.size != size:
         raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
@@ -136,7 +142,7 @@ def _check_run(learn, out, resume):
     out.mkdir(parents=True, exist_ok=True)
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
-# %% ../nbs/15_train.ipynb #3b1f3208
+# %% ../nbs/15_train.ipynb #dc539776
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
     import atexit, os
@@ -146,7 +152,7 @@ def start_processes(device=None):
         dist.init_process_group('nccl' if cuda else 'gloo')
         atexit.register(dist.destroy_process_group)  # else its threads may abort a process that is done
 
-# %% ../nbs/15_train.ipynb #7a1756da
+# %% ../nbs/15_train.ipynb #f67610de
 #| eval: false
 if __name__ == '__main__':
     from promptgan.cli import train_main
