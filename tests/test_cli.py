@@ -180,7 +180,8 @@ def test_check_says_by_its_status(call, module):
 # --- processes; none of them imports torch, so they are quick
 
 WAIT = '''
-import sys, time, types, promptgan.cli as c
+import signal, sys, time, types, promptgan.cli as c
+signal.signal(signal.SIGINT, signal.default_int_handler) # as on a terminal, also where the tests run in the background
 def demo(*args, say, **kw): say('\\u84dd'); time.sleep({seconds}); say('more'); say('and more')
 sys.modules['promptgan.demo'] = types.SimpleNamespace(demo=demo); c.main(['demo'])'''
 
