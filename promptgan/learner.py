@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #e3cac00e
+# %% ../nbs/09_learner.ipynb #ca6d123f
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, feature_matching, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #46caf272
+# %% ../nbs/09_learner.ipynb #fc7d91b0
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -81,7 +81,7 @@ class Batches:
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])))
 
-# %% ../nbs/09_learner.ipynb #4db9b997
+# %% ../nbs/09_learner.ipynb #154fce1e
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 def _rms(seen):
@@ -128,7 +128,7 @@ class Recipe:
             loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #ed614266
+# %% ../nbs/09_learner.ipynb #cc6ac600
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -153,7 +153,7 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #b28cb4f2
+# %% ../nbs/09_learner.ipynb #7102b471
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -197,7 +197,7 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #9ca6c436
+# %% ../nbs/09_learner.ipynb #8b5f2226
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]

@@ -6,21 +6,21 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #91a1e314
+# %% ../nbs/07_networks.ipynb #9a974e72
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
 from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #d1dd6c67
+# %% ../nbs/07_networks.ipynb #8dc8125c
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
         e:int=256,        # width of the text embedding
         z:int=32,         # width of the noise
         m:int=16,         # learned channels of the map of the words
-        widths:tuple=(96, 96, 64, 32), # channels at 8x8 and after each enlargement; the last is kept at half size
+        widths:tuple=(96, 64, 48, 32), # channels at 8x8 and after each enlargement; the last is kept at half size
         size:int=64,      # side of the picture
         guess:int=48,     # linear channels of it, which `start_from` solves for
     ):
@@ -43,7 +43,7 @@ class Generator(nn.Module):
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
 
-# %% ../nbs/07_networks.ipynb #7c3d33df
+# %% ../nbs/07_networks.ipynb #1f38aa99
 @torch.no_grad()
 def _start_from(self:Generator,
     imgs:torch.Tensor,  # (n,3,h,w) uint8, the training pictures
@@ -63,17 +63,17 @@ def _start_from(self:Generator,
     l, U = torch.linalg.eigh(torch.einsum('ncl,ndl->cd', patches, patches)/patches[:, 0].numel())
     k = self.config['guess']; l, U = l.flip(0)[:k].clamp(min=0), U.flip(1)[:, :k]
     white = U/(l.sqrt() + .01*l[0].sqrt() + 1e-9)                                             # (192,k)
-    guess = torch.einsum('ecl,ck->ekl', W.view(len(W), 192, -1), white)                       # (e,k,64)
-    self.map.guess.weight[:k*grid*grid if U.shape[1] == k else 0] = guess.flatten(1).T.to(self.map.guess.weight)
+    guess = torch.einsum('ecl,ck->ekl', W.view(len(W), 192, -1), white).flatten(1).T           # (k*64,e)
+    self.map.guess.weight[:len(guess)] = guess.to(self.map.guess.weight)
     return ((patches.flatten(1) - Y[:1000]).square().mean()/Y[:1000].square().mean().clamp(min=1e-9)).item()
 Generator.start_from = _start_from
 
-# %% ../nbs/07_networks.ipynb #c7565884
+# %% ../nbs/07_networks.ipynb #0e316871
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
         e:int=256,        # width of the text embedding
-        widths:tuple=(32, 64, 128, 128), # channels at half size and after each halving, down to 4x4
+        widths:tuple=(32, 48, 96, 128), # channels at half size and after each halving, down to 4x4
         size:int=64,      # side of the picture
         joint:int=256,    # width in which picture and words are compared
     ):
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #e2416b49
+# %% ../nbs/07_networks.ipynb #e793d267
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -132,8 +132,8 @@ class DCDiscriminator(nn.Module):
         if size != 64: raise InputError(f'dcgan judges 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, nf=nf, squeeze=squeeze, size=size); ch = [3, nf, nf*2, nf*4, nf*8]
         norm = lambda k, o: nn.BatchNorm2d(o) if k else nn.Identity()
-        self.down = nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
-                                    for k, (i, o) in enumerate(zip(ch, ch[1:]))])
+        self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
+                                  for k, (i, o) in enumerate(zip(ch, ch[1:])))
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)
     def stages(self, img):
         "Features after each halving, down to (b,8nf,4,4)"
@@ -149,7 +149,7 @@ class DCDiscriminator(nn.Module):
         return self.out(torch.cat([feats.view(len(feats), -1, 4, 4), w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #3c1e7b54
+# %% ../nbs/07_networks.ipynb #89fe3bc8
 PRESETS = dict(
     nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16)),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
@@ -193,7 +193,7 @@ def build_networks(
         more = dict(e=e, size=p['size'])
         return build_generator(p['generator'] | more), build_discriminator(p['discriminator'] | more)
 
-# %% ../nbs/07_networks.ipynb #1d0960dd
+# %% ../nbs/07_networks.ipynb #6f384c7a
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators
