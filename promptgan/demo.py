@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'speed']
 
-# %% ../nbs/17a_demo.ipynb #ffedc7d5
+# %% ../nbs/17a_demo.ipynb #6ef05b14
 import json, time
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ from .metrics import evaluate
 from .report import write_report
 from .train import text_gan_learner
 
-# %% ../nbs/17a_demo.ipynb #ebb33f80
+# %% ../nbs/17a_demo.ipynb #b32f6049
 DEMO_PROMPTS = dict(
     emoji=['red heart', 'grinning face with sunglasses', 'woman with dark skin tone raising her hand',
            'two women wrestling', 'giraffe', 'sunflower', 'police car', 'green apple', 'full moon', '蓝色的心'],
@@ -41,10 +41,10 @@ def load_data(
     if data == 'scenes': return scenes(size=size, seed=seed)
     return TextImageData.from_folder(data, size=size, seed=seed)
 
-# %% ../nbs/17a_demo.ipynb #a733b726
-DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32))  # parts of `Recipe`
+# %% ../nbs/17a_demo.ipynb #2e801d67
+DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32), scenes=dict(bs=16))  # arguments of `text_gan_learner`
 
-# %% ../nbs/17a_demo.ipynb #7f63f7b5
+# %% ../nbs/17a_demo.ipynb #54986e49
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
@@ -97,7 +97,7 @@ def demo(
         return dict(stopped=learn.stop)
     return _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0)
 
-# %% ../nbs/17a_demo.ipynb #2e53172d
+# %% ../nbs/17a_demo.ipynb #594d060d
 def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
     "GFLOP/s of a 3x3 convolution of 64 channels at 32x32, forward and backward, as measured now"
     x = precision.to(torch.randn(32, 64, 32, 32, device=device)).requires_grad_()
