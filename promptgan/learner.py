@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAN_LOSSES', 'Batch', 'Batches', 'Recipe', 'gan_step', 'GANLearner']
 
-# %% ../nbs/09_learner.ipynb #ca6d123f
+# %% ../nbs/09_learner.ipynb #1739bff4
 import math, time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from .core import InputError, TrainingDiverged, pick_precision, rng
 from .layers import world_size
 from .losses import bce_d, bce_g, contrastive, feature_matching, hinge_d, hinge_g, low_res_l1, rpgan_d, rpgan_g
 
-# %% ../nbs/09_learner.ipynb #fc7d91b0
+# %% ../nbs/09_learner.ipynb #39e8b175
 @dataclass
 class Batch:
     "What one step needs; on several processes each holds its part"
@@ -26,6 +26,7 @@ class Batch:
     same: torch.Tensor  # (b,b) bool: pictures with the same words
     z: torch.Tensor     # (b+x,z) noise
     prompts: torch.Tensor # (x,e) words without a picture, drawn and judged only; x may be 0
+    move: tuple = (0., 0.) # where the discriminator looks from: down and right, in [-1,1), in units of `Recipe.shift`
     seen: list|None = None # what the discriminator saw in `real` in its own turn, stage by stage
     @property
     def asked(self):
@@ -72,6 +73,7 @@ class Batches:
         extra = self.prompts[torch.randint(max(1, len(self.prompts)), (x,), generator=g)].float()
         other = torch.arange(b).view(-1, f).roll(1, 1).flatten() if f > 1 else torch.arange(b).roll(1)
         emb = self.emb[cap].float(); first = self.emb[self.start[idx]]
+        move = tuple((2*torch.rand(2, generator=g) - 1).tolist())
         same = (first[:, None] - first[None]).abs().amax(-1) < 1e-4
         mine, more = (slice(rank*k//world, (rank+1)*k//world) for k in (b, x))
         differs = (~same[torch.arange(b), other]).float()
@@ -79,9 +81,9 @@ class Batches:
             return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
         real = to(self.imgs[idx[mine]]).float()/127.5 - 1
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
-                                 torch.cat([z[mine], zx[more]]), extra[more])))
+                                 torch.cat([z[mine], zx[more]]), extra[more])), move)
 
-# %% ../nbs/09_learner.ipynb #154fce1e
+# %% ../nbs/09_learner.ipynb #2549811a
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
 
 def _rms(seen):
@@ -99,9 +101,13 @@ class Recipe:
     match: float = 60.    # paired distance inside the discriminator
     pixel: float = 30.    # blurred paired L1 of the generator, falls to a fifth of it during the run
     pixel_size: int = 16  # side of the blurred copy
+    shift: int = 4        # the discriminator sees the whole batch moved by up to so many pixels
+    def view(self, img, b):
+        "Pictures as the discriminator sees them in this step: all moved alike, what leaves one edge enters at the other"
+        return img.roll([round(m*self.shift) for m in b.move], (2, 3)) if self.shift else img
     def d_loss(self, D, b, fake):
         "Loss of the discriminator, and numbers to record"
-        d, _ = GAN_LOSSES[self.loss]; seen, ff = D.stages(b.real), D.features(fake)
+        d, _ = GAN_LOSSES[self.loss]; seen = D.stages(self.view(b.real, b)); ff = D.features(self.view(fake, b))
         b.seen, fr = [s.detach() for s in seen], seen[-1].flatten(1)
         real, false = D.judge(fr, b.emb), D.judge(ff, b.asked)
         loss = d(real, false[:len(real)] if self.loss == 'rpgan' else false)
@@ -112,15 +118,15 @@ class Recipe:
         return loss, dict(d_loss=loss, d_real=real.mean(), d_fake=false.mean())
     def g_loss(self, D, b, fake, frac):
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
-        _, g = GAN_LOSSES[self.loss]; drawn = D.stages(fake); ff = drawn[-1].flatten(1)
-        with torch.no_grad(): real = D(b.real, b.emb) if self.loss == 'rpgan' else None
+        _, g = GAN_LOSSES[self.loss]; drawn = D.stages(self.view(fake, b)); ff = drawn[-1].flatten(1)
+        with torch.no_grad(): real = D(self.view(b.real, b), b.emb) if self.loss == 'rpgan' else None
         n = len(b.real); out = D.judge(ff, b.asked)
         loss = g(out[:n] if self.loss == 'rpgan' else out, real); logs = dict(g_adv=loss)
         if self.align:
             same = torch.eye(len(ff), dtype=torch.bool, device=ff.device); same[:n, :n] = b.same
             a = contrastive(*D.align(ff, b.asked), same, .1); loss, logs['g_align'] = loss + self.align*a, a
         if self.match:
-            seen = b.seen or D.stages(b.real); unit = _rms(seen)
+            seen = b.seen or D.stages(self.view(b.real, b)); unit = _rms(seen)
             m = feature_matching([f[:n]/u for f, u in zip(drawn, unit)], [s/u for s, u in zip(seen, unit)])
             loss, logs['g_match'] = loss + self.match*m, m
         if self.pixel:
@@ -128,7 +134,7 @@ class Recipe:
             loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p
         return loss, dict(logs, g_loss=loss)
 
-# %% ../nbs/09_learner.ipynb #cc6ac600
+# %% ../nbs/09_learner.ipynb #49766fda
 def _sync_gradients(params):
     "Average gradients over all processes in one message"
     if world_size() == 1: return
@@ -153,7 +159,7 @@ def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     if fine: opt_d.step(); opt_g.step()
     return {k: v.detach() for k, v in {**logs, **more}.items()}, fine
 
-# %% ../nbs/09_learner.ipynb #7102b471
+# %% ../nbs/09_learner.ipynb #f06b705e
 class GANLearner:
     "Trains a generator and a discriminator; knows nothing of files, words or widgets"
     def __init__(self,
@@ -197,7 +203,7 @@ class GANLearner:
         decay = dict(none=1., linear=1 - .95*t, cosine=.05 + .95*(.5 + .5*math.cos(math.pi*t)))[self.lr_decay]
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
-# %% ../nbs/09_learner.ipynb #8b5f2226
+# %% ../nbs/09_learner.ipynb #3a04a0d6
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]
