@@ -6,14 +6,14 @@
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
            'build_networks', 'summary']
 
-# %% ../nbs/07_networks.ipynb #9a974e72
+# %% ../nbs/07_networks.ipynb #ba7e308a
 import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
-from .layers import Cost, DBlock, GBlock, MapNorm, WordMap, cost, lrelu
+from .layers import Cost, DBlock, GBlock, MapNorm, Sketch, WordMap, cost, lrelu
 
-# %% ../nbs/07_networks.ipynb #8dc8125c
+# %% ../nbs/07_networks.ipynb #4a168089
 class Generator(nn.Module):
     "Text-conditional generator: emb (b,e) and noise z (b,z) -> img (b,3,size,size) in [-1,1]"
     def __init__(self,
@@ -22,28 +22,45 @@ class Generator(nn.Module):
         m:int=16,         # learned channels of the map of the words
         widths:tuple=(96, 64, 48, 32), # channels at 8x8 and after each enlargement; the last is kept at half size
         size:int=64,      # side of the picture
-        guess:int=48,     # linear channels of it, which `start_from` solves for
+        guess:int=48,     # channels of the first guess, which `start_from` solves for
+        memory:int=0,     # random features of the words that the guess is made from, see `Recall`
+        rank:int=256,     # patterns that it is made of
     ):
         super().__init__()
         widths = tuple(widths); ups = int(math.log2(size)) - 4
         if 2**(ups+4) != size or len(widths) != ups + 2: raise InputError(
             f'Generator: size {size} must be a power of 2 from 32 and needs {ups+2} widths, got {len(widths)}')
-        self.config = dict(arch='map', e=e, z=z, m=m, guess=guess, widths=list(widths), size=size); self.z = z
-        self.map = WordMap(e, z, m, guess=guess); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
+        self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size, guess=guess, memory=memory,
+                           rank=rank); self.z = z
+        self.map = WordMap(e, z, m, guess=guess, memory=memory, rank=rank); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
         pairs = enumerate(zip(widths[:-2], widths[1:-1]))
         self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
         self.last, self.out = GBlock(widths[-2], widths[-1], m, up=False), nn.Conv2d(widths[-1], 12, 3, padding=1)
         with torch.no_grad(): self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))  # ICNR, see above
+        self.sketch = Sketch(guess, size)
     def forward(self, emb, z):
         M = self.map(emb, z)                                        # (b,m,8,8)
         if self.out.weight.is_contiguous(memory_format=torch.channels_last):
             M = M.contiguous(memory_format=torch.channels_last)
         x = self.start(self.first(M), M)                            # (b,w0,8,8)
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
-        return torch.tanh(F.pixel_shuffle(self.out(self.last(x, M)), 2))  # (b,3,size,size)
+        x = F.pixel_shuffle(self.out(self.last(x, M)), 2)           # (b,3,size,size)
+        return torch.tanh(x + self.sketch(M[:, -self.config['guess']:]))
 
-# %% ../nbs/07_networks.ipynb #1f38aa99
+# %% ../nbs/07_networks.ipynb #723c1096
+def _patterns(Y, k, seed=0):
+    "The `k` strongest patterns of the rows of Y, (f,k); fewer where there are fewer rows"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed); return torch.svd_lowrank(Y, q=min(k, *Y.shape))[2]
+
+def _solve(see, emb, C, owner, ridge):
+    "Ridge regression from what is seen in each caption to its picture's row of C: (f+1,k)"
+    XX, XY = 0., 0.
+    for rows in torch.arange(len(emb)).split(4096):
+        X = F.pad(see(emb[rows]), (0, 1), value=1.); XX, XY = XX + X.T @ X, XY + X.T @ C[owner[rows]]
+    return torch.linalg.solve(XX + ridge*len(emb)*torch.eye(len(XX)), XY)
+
 @torch.no_grad()
 def _start_from(self:Generator,
     imgs:torch.Tensor,  # (n,3,h,w) uint8, the training pictures
@@ -52,23 +69,28 @@ def _start_from(self:Generator,
     most:int=8_000,     # pictures that are used, the first ones
     ridge:float=.01,    # for embeddings of about unit variance
 ) -> float:             # part of the pictures' variance that the guess leaves unexplained, for the first 1,000
-    "Write the best linear guess of a picture from its words into the map; for pictures of 64 px or more"
-    imgs, count = imgs[:most], count[:most]; emb, grid = emb[:int(count.sum())].float(), self.map.grid
-    Y = F.interpolate(imgs.float(), size=8*grid, mode='area')/127.5 - 1
-    Y = F.pixel_unshuffle(Y, 8).flatten(1)                                                    # (n,192*64)
-    mean = Y.mean(0); Y -= mean; owner = torch.arange(len(imgs)).repeat_interleave(count)
-    sums = torch.zeros(len(imgs), emb.shape[1]).index_add_(0, owner, emb)
-    W = torch.linalg.solve(emb.T @ emb + ridge*len(emb)*torch.eye(emb.shape[1]), sums.T @ Y)  # (e,192*64)
-    first = emb[count.cumsum(0) - count][:1000]; patches = (first @ W).view(-1, 192, grid*grid)
+    "Write the best first guess of a picture from its words into the map; for pictures of 64 px or more"
+    imgs, count = imgs[:most], count[:most]; emb, m = emb[:int(count.sum())].float(), self.map
+    Y = F.interpolate(imgs.float(), size=8*m.grid, mode='area')/127.5 - 1
+    self.sketch.mean[:] = Y.mean(0); Y = F.pixel_unshuffle(Y - Y.mean(0), 8).flatten(1)                                     # (n,192*64)
+    basis, see = _patterns(Y[:3000], self.config['rank']), getattr(m.recall, 'features', m.recall)  # (192*64,r)
+    W = _solve(see, emb, Y @ basis, torch.arange(len(imgs)).repeat_interleave(count), ridge)       # (f+1,r)
+    first = F.pad(see(emb[count.cumsum(0) - count][:1000]), (0, 1), value=1.)
+    if self.config['memory']:                                            # it recalls patterns, each with variance 1
+        unit = (first @ W).std(0) + 1e-9; r, lay = len(unit), (basis*unit).T
+        m.recall.solved.zero_(); m.recall.solved[:, :r], m.recall.mean[:r] = W[:-1]/unit, W[-1]/unit
+    else: lay = W[:-1] @ basis.T                                                               # (e,192*64)
+    patches = (first @ W @ basis.T).view(-1, 192, m.grid**2)
     l, U = torch.linalg.eigh(torch.einsum('ncl,ndl->cd', patches, patches)/patches[:, 0].numel())
     k = self.config['guess']; l, U = l.flip(0)[:k].clamp(min=0), U.flip(1)[:, :k]
-    white = U/(l.sqrt() + .01*l[0].sqrt() + 1e-9)                                             # (192,k)
-    guess = torch.einsum('ecl,ck->ekl', W.view(len(W), 192, -1), white).flatten(1).T           # (k*64,e)
-    self.map.guess.weight[:len(guess)] = guess.to(self.map.guess.weight)
+    unit = l.sqrt() + .01*l[0].sqrt() + 1e-9; white = U/unit                                   # (192,k)
+    self.sketch.paint.weight[:, :len(l)] = (U*unit)[..., None, None]; self.out.weight.mul_(.3)
+    m.guess.weight.zero_()
+    m.guess.weight[:, :len(lay)] = torch.einsum('rcl,ck->klr', lay.view(len(lay), 192, -1), white).flatten(0, 1)
     return ((patches.flatten(1) - Y[:1000]).square().mean()/Y[:1000].square().mean().clamp(min=1e-9)).item()
 Generator.start_from = _start_from
 
-# %% ../nbs/07_networks.ipynb #0e316871
+# %% ../nbs/07_networks.ipynb #38ae2ca3
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
     def __init__(self,
@@ -104,7 +126,7 @@ class Discriminator(nn.Module):
         return self.align_img(feats), self.align_txt(emb)
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #e793d267
+# %% ../nbs/07_networks.ipynb #f025084a
 def _dc_init(net):
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): nn.init.normal_(m.weight, 0, .02)
@@ -149,9 +171,9 @@ class DCDiscriminator(nn.Module):
         return self.out(torch.cat([feats.view(len(feats), -1, 4, 4), w], 1)).flatten()
     def forward(self, img, emb): return self.judge(self.features(img), emb)
 
-# %% ../nbs/07_networks.ipynb #89fe3bc8
+# %% ../nbs/07_networks.ipynb #f3f3ebcc
 PRESETS = dict(
-    nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16)),
+    nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16), rank=64),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64)),
     small=dict(size=64, generator=dict(widths=(96, 64, 48, 32)), discriminator=dict(widths=(32, 48, 96, 128))),
     base=dict(size=64, generator=dict(z=64, m=32, widths=(256, 192, 128, 64)),
@@ -168,8 +190,8 @@ def _build(which, config):
     if arch not in _ARCH: raise InputError(f'unknown architecture {arch!r}: choose one of {", ".join(_ARCH)}')
     for k, v in config.items():
         for n in (v if isinstance(v, (list, tuple)) else [v]):
-            if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 4096:
-                raise InputError(f'{k}={v!r} is not a size from 1 to 4096')
+            if isinstance(n, bool) or not isinstance(n, int) or not (k != 'memory') <= n <= 8192:
+                raise InputError(f'{k}={v!r} is not a size from 1 to 8192')
     try: return _ARCH[arch][which](**config)
     except TypeError as err: raise InputError(f'{arch} networks: {err}') from err
 
@@ -184,16 +206,17 @@ def build_networks(
     preset:str, # a key of `PRESETS`
     e:int=256,  # width of the text embedding
     seed:int=0, # seed of the first weights
+    **more,     # of the generator, for example memory=4096
 ) -> tuple[nn.Module, nn.Module]: # generator and discriminator
     "Both networks of a preset, with weights that depend on nothing but the seed"
     if preset not in PRESETS: raise InputError(f'unknown preset {preset!r}: choose one of {", ".join(PRESETS)}')
     p = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        more = dict(e=e, size=p['size'])
-        return build_generator(p['generator'] | more), build_discriminator(p['discriminator'] | more)
+        both = dict(e=e, size=p['size'])
+        return build_generator(p['generator'] | both | more), build_discriminator(p['discriminator'] | both)
 
-# %% ../nbs/07_networks.ipynb #6f384c7a
+# %% ../nbs/07_networks.ipynb #0c1de1a4
 def summary(
     generator:nn.Module,     # any of our generators
     discriminator:nn.Module, # any of our discriminators

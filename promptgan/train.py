@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
-# %% ../nbs/15_train.ipynb #07c8cfc1
+# %% ../nbs/15_train.ipynb #1cc3e250
 import platform, shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,11 @@ from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
 
-# %% ../nbs/15_train.ipynb #e1d454ed
+# %% ../nbs/15_train.ipynb #fc0ebdd2
 RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
-# %% ../nbs/15_train.ipynb #fe12c805
+# %% ../nbs/15_train.ipynb #9d288964
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts = None, None, None, ()
@@ -57,7 +57,7 @@ def _sampler(learn):
         show_grid([grid], scale=1).save(path)
     return show
 
-# %% ../nbs/15_train.ipynb #24ae07d0
+# %% ../nbs/15_train.ipynb #ea75569d
 def _text(data, words, text_minutes, seed, out, log):
     "The text encoder: given, found in the run folder, or trained now"
     if words is not None: return words
@@ -67,9 +67,9 @@ def _text(data, words, text_minutes, seed, out, log):
     if out: words.save_pretrained(out/'words')
     return words
 
-def _networks(start, preset, e, seed):
+def _networks(start, preset, e, seed, memory):
     "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
-    if start is None: return build_networks(preset, e, seed)
+    if start is None: return build_networks(preset, e, seed, **(dict(memory=memory) if memory else {}))
     G, D = start.generator, start.discriminator or build_networks(preset, e, seed)[1]; size = G.config['size']
     if size != D.config['size']: raise InputError(
         f'the pipeline draws {size} pixels and has no discriminator; that of {preset!r} judges {D.config["size"]}: '
@@ -89,6 +89,8 @@ def text_gan_learner(
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     prompts=None,       # list of prompts without pictures, drawn and judged in training
+    memory:int=0,       # random features of the words that the first guess is made from: where each picture is one of
+                        # a kind, about as many as pictures; 0 where pictures are samples, see `Recall`
     text_minutes:float=0., # contrastive training of the text encoder
     sample_prompts=None,   # prompts drawn every minute; None: captions of the data
     sample_seconds:float=60., save_seconds:float=120., save_steps:int|None=None,
@@ -105,7 +107,7 @@ def text_gan_learner(
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
     words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
-    G, D = _networks(start, preset, words.e, seed); size = G.config['size']
+    G, D = _networks(start, preset, words.e, seed, memory); size = G.config['size']
     if data.size != size:
         raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
@@ -142,7 +144,7 @@ def _check_run(learn, out, resume):
     out.mkdir(parents=True, exist_ok=True)
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
-# %% ../nbs/15_train.ipynb #dc539776
+# %% ../nbs/15_train.ipynb #f2acc6cd
 def start_processes(device=None):
     "Join the other processes that torchrun started, if any"
     import atexit, os
@@ -152,7 +154,7 @@ def start_processes(device=None):
         dist.init_process_group('nccl' if cuda else 'gloo')
         atexit.register(dist.destroy_process_group)  # else its threads may abort a process that is done
 
-# %% ../nbs/15_train.ipynb #f67610de
+# %% ../nbs/15_train.ipynb #8f841377
 #| eval: false
 if __name__ == '__main__':
     from promptgan.cli import train_main
