@@ -42,7 +42,8 @@ def load_data(
     return TextImageData.from_folder(data, size=size, seed=seed)
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
-DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))  # arguments of `text_gan_learner`
+# arguments of `text_gan_learner`
+DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
 
 # %% ../nbs/17a_demo.ipynb #54986e49
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):

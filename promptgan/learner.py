@@ -103,7 +103,7 @@ class Recipe:
     pixel_size: int = 16  # side of the blurred copy
     shift: int = 4        # the discriminator sees the whole batch moved by up to so many pixels
     def view(self, img, b):
-        "Pictures as the discriminator sees them in this step: all moved alike, what leaves one edge enters at the other"
+        "Pictures as the discriminator sees them: all moved alike, what leaves one edge enters at the other"
         return img.roll([round(m*self.shift) for m in b.move], (2, 3)) if self.shift else img
     def d_loss(self, D, b, fake):
         "Loss of the discriminator, and numbers to record"

@@ -32,7 +32,8 @@ class Generator(nn.Module):
             f'Generator: size {size} must be a power of 2 from 32 and needs {ups+2} widths, got {len(widths)}')
         self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size, guess=guess, memory=memory,
                            rank=rank); self.z = z
-        self.map = WordMap(e, z, m, guess=guess, memory=memory, rank=rank); m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
+        self.map = WordMap(e, z, m, guess=guess, memory=memory, rank=rank)
+        m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
         pairs = enumerate(zip(widths[:-2], widths[1:-1]))
         self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
@@ -72,7 +73,7 @@ def _start_from(self:Generator,
     "Write the best first guess of a picture from its words into the map; for pictures of 64 px or more"
     imgs, count = imgs[:most], count[:most]; emb, m = emb[:int(count.sum())].float(), self.map
     Y = F.interpolate(imgs.float(), size=8*m.grid, mode='area')/127.5 - 1
-    self.sketch.mean[:] = Y.mean(0); Y = F.pixel_unshuffle(Y - Y.mean(0), 8).flatten(1)                                     # (n,192*64)
+    self.sketch.mean[:] = Y.mean(0); Y = F.pixel_unshuffle(Y - Y.mean(0), 8).flatten(1)  # (n,192*64)
     basis, see = _patterns(Y[:3000], self.config['rank']), getattr(m.recall, 'features', m.recall)  # (192*64,r)
     W = _solve(see, emb, Y @ basis, torch.arange(len(imgs)).repeat_interleave(count), ridge)       # (f+1,r)
     first = F.pad(see(emb[count.cumsum(0) - count][:1000]), (0, 1), value=1.)
