@@ -6,7 +6,9 @@ _WHERE = dict(TextToImagePipeline='pipeline', TextImageData='data', check_folder
               build_networks='networks', summary='networks', PRESETS='networks', Recipe='learner', GANLearner='learner',
               show_grid='core', default_device='core', pick_precision='core', PromptganError='base', DataError='base', CaptionError='base',
               InputError='base', CheckpointError='base', CheckpointCorrupt='base', CheckpointMismatch='base', RunLocked='base',
-              TrainingDiverged='base', LLMError='base', BudgetExceeded='base')
+              TrainingDiverged='base', LLMError='base', BudgetExceeded='base', ChatGPT='llm', ChatGPTCaptioner='bulk',
+              TemplateCaptioner='captions', caption_folder='bulk', ChatGPTRewriter='rewrite', rewrite_captions='rewrite',
+              write_prompts='invent', ground_prompt='prompts')
 __all__ = list(_WHERE)
 
 def __getattr__(name):  # PEP 562: a name loads its module when it is first used, so that `promptgan --help` need not wait for torch

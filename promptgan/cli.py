@@ -184,11 +184,20 @@ def _unknown(res):
     for p, words in res.unknown.items():
         typer.echo(f'never seen in training, so ignored: {", ".join(words)} (in "{_line(p)}")', err=True)
 
+def _grounded(pipe, prompts):
+    "The prompts in words that the model knows, each told"
+    from promptgan.llm import ChatGPT
+    from promptgan.prompts import ground_prompt
+    chat = ChatGPT(); found = [ground_prompt(pipe, p, chat) for p in prompts]
+    for g in found: typer.echo(f'{_line(g.prompt)} -> {_line(g.text)} ({g.by})', err=True)
+    return [g.text for g in found]
+
 @app.command(epilog='Example: promptgan generate "a red heart" "蓝色的心" --n 4 --seed 1')
 def generate(prompts:Annotated[list[str], typer.Argument(metavar='PROMPT...', help='What to draw.')], model:_Model=None,
              n:Annotated[int, typer.Option('--n', min=1, max=1000, help='Pictures per prompt.')]=4, seed:_Seed=0,
              truncation:Annotated[float, _number(0, 2, 'Scale of the noise: smaller varies less.')]=1.,
-             out:_Pictures=Path('pictures'), overwrite:_Overwrite=False, device:_Device=None):
+             out:_Pictures=Path('pictures'), overwrite:_Overwrite=False, device:_Device=None,
+             chatgpt:Annotated[bool, typer.Option('--chatgpt', help='Say it in known words first.')]=False):
     "Draw pictures from words."
     prompts = list(dict.fromkeys(prompts)); model = model or newest_run()
     paths = _places(out, file_names(prompts, n, seed), overwrite)
@@ -196,8 +205,9 @@ def generate(prompts:Annotated[list[str], typer.Argument(metavar='PROMPT...', he
     from promptgan.pipeline import TextToImagePipeline
     pipe = TextToImagePipeline.from_pretrained(model, device)
     noise = [torch.Generator().manual_seed(seed + j) for _ in prompts for j in range(n)]
+    drawn = _grounded(pipe, prompts) if chatgpt else prompts
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); res = pipe(prompts, n, noise, truncation)
+        warnings.simplefilter('ignore'); res = pipe(drawn, n, noise, truncation)
     _unknown(res); _save(paths, res.images)
 
 # %% ../nbs/18_cli.ipynb #9f973c1e
@@ -272,6 +282,7 @@ def _run(args=None):
     debug = '--debug' in args[:end]; args = [a for a in args[:end] if a != '--debug'] + args[end:]
     if any(re.match(r'--?([\w-]*[-_])?(api)?(key|token|secret|password)(=|$)', a, re.I) for a in args[:end]):
         typer.echo('Error: keys are never arguments, others can see them: use OPENAI_API_KEY', err=True); return 2
+    from promptgan import captioncli   # adds `caption` and `prompts`
     try:
         with typer.main.get_command(app).make_context('promptgan', args) as ctx: ctx.command.invoke(ctx)
     except typer.Exit as err: return err.exit_code

@@ -83,7 +83,7 @@ def test_keys_are_never_arguments(word, call):
     status, out, err = call('demo', word, 'sk-mine')
     assert (status, out) == (2, '') and 'use OPENAI_API_KEY' in err and 'sk-' not in err
 
-@pytest.mark.parametrize('name', 'demo train generate check info interpolate'.split())
+@pytest.mark.parametrize('name', 'demo train generate check info interpolate caption prompts'.split())
 def test_help_shows_an_example(name, call):
     status, out, err = call(name, '--help')
     assert (status, err) == (0, '') and f'Example: promptgan {name}' in out
@@ -91,7 +91,8 @@ def test_help_shows_an_example(name, call):
 
 FLAGS = dict(demo='--data --minutes --seed --out', check='folder', info='Usage', interpolate='model a b',
              train='--preset --from --size --minutes --kimg --epochs --batch-size --lr --lr-decay --prompts --save-every --resume --seed --out',
-             generate='--model --n --seed --truncation --out --overwrite')
+             generate='--model --n --seed --truncation --out --overwrite --chatgpt', prompts='topic --n --out --max-usd --yes',
+             caption='--n --max-words --language --model --base-url --workers --max-usd --max-calls --dry-run --retry-failed --batch --yes')
 
 # --- what the commands do
 
@@ -146,6 +147,12 @@ def test_stopped_training(stop, status, training, call):
 def test_only_the_first_process_speaks(training, call, monkeypatch):
     training.rank = 1; monkeypatch.setenv('RANK', '1')
     assert call('train', 'x') == (0, '', '')
+
+def test_chatgpt_says_prompts_in_known_words(pipe, call, module, tmp_path):
+    module('prompts', ground_prompt=lambda pipe, p, chat: types.SimpleNamespace(prompt=p, text='a red house', by='ChatGPT'))
+    status, out, err = call('generate', 'ein rotes Haus', '--model', 'm', '--n', '2', '--chatgpt', '--out', tmp_path)
+    assert status == 0 and 'ein rotes Haus -> a red house (ChatGPT)' in err and pipe[-1][:2] == (['a red house'], 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['ein-rotes-haus-0.png', 'ein-rotes-haus-1.png']   # named as asked
 
 def test_generate_names_each_picture_by_its_seed(pipe, call, tmp_path):
     status, out, err = call('generate', 'A red cat!', '蓝色的心', 'A red cat!', '--model', 'm', '--n', 2, '--seed', 7, '--out', tmp_path)
