@@ -25,6 +25,8 @@ class Batch:
     wrong: torch.Tensor # (b,e) words of another, similar picture
     differs: torch.Tensor # (b,) 1 where these really are other words, 0 where they happen to be the same
     same: torch.Tensor  # (b,b) bool: pictures with the same words
+    rivals: torch.Tensor # (b,k,e) words of the k most similar pictures
+    differ: torch.Tensor # (b,k) bool: these really are other words
     z: torch.Tensor     # (b+x,z) noise
     prompts: torch.Tensor # (x,e) words without a picture, drawn and judged only; x may be 0
     move: tuple = (0., 0.) # where the discriminator looks from: down and right, in [-1,1), in units of `Recipe.shift`
@@ -80,8 +82,15 @@ class Batches:
         def to(t):
             return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
         real = to(self.imgs[idx[mine]]).float()/127.5 - 1
-        return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine],
+        rivals, differ = (t[mine] for t in self.rivals(idx, first, g))
+        return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same[mine, mine], rivals, differ,
                                  torch.cat([z[mine], zx[more]]), extra[more])), move)
+    def rivals(self, idx, first, g):
+        "A caption of each of the most similar pictures (b,k,e), and where it differs from the picture's own"
+        if self.near is None: return first[:, None][:, :0], torch.ones(len(idx), 0, dtype=torch.bool)
+        near = self.near[idx][:, 1:]; at = torch.rand(near.shape, generator=g)
+        cap = self.start[near] + (at*self.count[near]).long()
+        return self.emb[cap].float(), (self.emb[self.start[near]] - first[:, None]).abs().amax(-1) > 1e-4
 
 # %% ../nbs/09_learner.ipynb #2549811a
 GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, rpgan_g))
@@ -107,7 +116,7 @@ class Recipe:
     "Weights of the parts of the two losses; 0 leaves a part out"
     loss: str = 'hinge'   # 'hinge', 'bce' or 'rpgan'
     wrong: float = .5     # share of wrong captions among the discriminator's negatives
-    align: float = 1.     # contest of captions, for both networks
+    align: float = 4.     # contest of captions, for both networks
     match: float = 60.    # paired distance inside the discriminator
     pixel: float = 30.    # blurred paired L1 of the generator, falls to a fifth of it during the run
     pixel_size: int = 16  # side of the blurred copy
@@ -115,9 +124,13 @@ class Recipe:
     def view(self, img, b):
         "Pictures as the discriminator sees them: all moved alike, what leaves one edge enters at the other"
         return img.roll([round(m*self.shift) for m in b.move], (2, 3)) if self.shift else img
+    def contest(self, D, feats, emb, same, b):
+        "Which caption belongs to which picture? Among those of the batch and of the most similar pictures"
+        return contrastive(*D.align(feats, emb), same, .1, D.align_txt(b.rivals), b.differ)
     def look(self, D, b, fake):
         "One pass of the discriminator over the real pictures and one over the fakes, for both losses"
-        seen, drawn = (D.stages(self.view(img, b)) for img in (b.real, fake)); fr, ff = (s[-1].flatten(1) for s in (seen, drawn))
+        seen, drawn = (D.stages(self.view(img, b)) for img in (b.real, fake))
+        fr, ff = (s[-1].flatten(1) for s in (seen, drawn))
         return Look(seen, drawn, fr, ff, D.judge(fr, b.emb), D.judge(ff, b.asked))
     def d_loss(self, D, b, look):
         "Loss of the discriminator, and numbers to record"
@@ -126,7 +139,7 @@ class Recipe:
         if self.wrong:
             bad = D.judge(look.fr, b.wrong).float(); term = F.relu(1 + bad) if self.loss == 'hinge' else F.softplus(bad)
             loss = loss + self.wrong*(term*b.differs).sum()/b.differs.sum().clamp(min=1)
-        if self.align: loss = loss + self.align*contrastive(*D.align(look.fr, b.emb), b.same, .1)
+        if self.align: loss = loss + self.align*self.contest(D, look.fr, b.emb, b.same, b)
         return loss, dict(d_loss=loss, d_real=real.mean(), d_fake=fake.mean())
     def g_loss(self, D, b, fake, look, frac):
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
@@ -134,7 +147,7 @@ class Recipe:
         loss = g(look.fake[:n] if self.loss == 'rpgan' else look.fake, look.real.detach()); logs = dict(g_adv=loss)
         if self.align:
             same = torch.eye(len(fake), dtype=torch.bool, device=fake.device); same[:n, :n] = b.same
-            a = contrastive(*D.align(look.ff, b.asked), same, .1); loss, logs['g_align'] = loss + self.align*a, a
+            a = self.contest(D, look.ff, b.asked, same, b); loss, logs['g_align'] = loss + self.align*a, a
         if self.match:
             seen = [s.detach() for s in look.seen]; unit = _rms(seen)
             m = feature_matching([f[:n]/u for f, u in zip(look.drawn, unit)], [s/u for s, u in zip(seen, unit)])
@@ -154,7 +167,8 @@ def _sync_gradients(params):
 
 def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
     "One adversarial step: D, then G. Returns (numbers to record, True when both gradients were finite)"
-    auto = autocast or torch.autocast('cpu', enabled=False); pg, pd = ([p for p in n.parameters() if p.requires_grad] for n in (G, D))
+    auto = autocast or torch.autocast('cpu', enabled=False)
+    pg, pd = ([p for p in n.parameters() if p.requires_grad] for n in (G, D))
     for opt in (opt_d, opt_g): opt.zero_grad(set_to_none=True)
     with parametrize.cached():
         with auto:

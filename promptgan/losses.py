@@ -146,14 +146,20 @@ def contrastive(
     b,                # (b,e) the other side, e.g. embeddings of their words; row i belongs to row i of `a`
     same=None,        # (b,b) bool, True where pictures share a caption (see `same_captions`)
     temperature=0.07, # tau, a number or a learned scalar tensor (CLIP starts at .07)
+    rivals=None,      # (n,k,e) k more wrong `b` for each of the first n <= b rows of `a`, chosen to be hard
+    differ=None,      # (n,k) bool, False where a rival is not wrong after all
 ):
     "Symmetric InfoNCE; identical captions count as positives. log b when nothing is learned."
-    _same_shape(a, b, 'contrastive(a, b)')
-    s = F.normalize(_full(a), dim=1) @ F.normalize(_full(b), dim=1).T/temperature
+    _same_shape(a, b, 'contrastive(a, b)'); a, b = F.normalize(_full(a), dim=1), F.normalize(_full(b), dim=1)
+    s = a @ b.T/temperature
     t = torch.eye(len(s), device=s.device, dtype=torch.bool)
     t = (t if same is None else t | same.to(s.device)).to(s.dtype)
-    t = t/t.sum(1, keepdim=True)                       # `same` is symmetric, so t serves rows and columns
-    return (F.cross_entropy(s, t) + F.cross_entropy(s.T, t))/2
+    t = t/t.sum(1, keepdim=True); rows, k = s, 0       # `same` is symmetric, so t serves rows and columns
+    if rivals is not None:
+        n, k = rivals.shape[:2]; x = (a[:n, None]*F.normalize(_full(rivals), dim=2)).sum(2)/temperature    # (n,k)
+        if differ is not None: x = x.masked_fill(~differ, -1e4)
+        rows = torch.cat([s, F.pad(x, (0, 0, 0, len(s) - n), value=-1e4)], 1)                            # (b,b+k)
+    return (F.cross_entropy(rows, F.pad(t, (0, k))) + F.cross_entropy(s.T, t))/2
 
 # %% ../nbs/08_losses.ipynb #7b6948f2
 def low_res_l1(
