@@ -6,7 +6,8 @@
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
 # %% ../nbs/13_pipeline.ipynb #5134beb6
-import contextlib, hashlib, html, os, secrets, shutil, tempfile, time, warnings
+import contextlib, hashlib, html, json, os, secrets, shutil, tempfile, time, warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ class PipelineOutput:
     # PIL pictures; a tensor (n,3,h,w) in [-1,1] for output_type='pt', an array (n,h,w,3) in [0,1] for 'np'
     images: list
     prompts: list[str]    # the prompt of each picture
-    unknown: dict = field(default_factory=dict) # prompt -> words that training never held
+    unknown: dict = field(default_factory=dict) # prompt -> words that training never held, and an end too far to be read
     def grid(self, ncol=None) -> PictureGrid:
         "The pictures with their prompts under them"
         return show_grid(list(_floats(self.images)), self.prompts, ncol=ncol)
@@ -63,7 +64,7 @@ def _line(text, most=80):
 def check_prompts(
     words:TextModel, # knows the vocabulary
     prompt,          # a string or a list of strings
-) -> tuple[list[str], dict]: # prompts, and their unknown words
+) -> tuple[list[str], dict]: # prompts, and what of them is not heard: unknown words, and the end beyond what is read
     "Prompts as a list, and what is unknown in them; `InputError` for empty, overlong or wholly unknown ones"
     prompts = [prompt] if isinstance(prompt, str) else prompt; unknown = {}
     if not (isinstance(prompts, (list, tuple)) and prompts):
@@ -72,10 +73,18 @@ def check_prompts(
         if not isinstance(p, str): raise InputError(f'prompts must be text, got {type(p).__name__}')
         if not p.strip() or len(p) > MAX_PROMPT:
             raise InputError(f'a prompt must have 1 to {MAX_PROMPT:,} characters, this one has {len(p.strip()):,}')
-        if missing := words.unknown(p): unknown[p] = missing
-        if not any(w not in missing and any(map(str.isalnum, w)) for w in words.tokenizer.split(p)):
+        rest = words.unread(p); read = p[:len(p) - len(rest)]; missing = words.unknown(read)
+        if missing or rest: unknown[p] = missing + [rest]*bool(rest)
+        if not any(w not in missing and any(map(str.isalnum, w)) for w in words.tokenizer.split(read)):
             raise InputError(f'no word of "{_line(p)}" occurs in the captions of this model; try other words')
     return list(prompts), unknown
+
+def _tell(words, unknown):
+    "Warn of everything that is not heard"
+    for p, missing in unknown.items():
+        rest = words.unread(p); new = missing[:-1] if rest else missing
+        if new: warnings.warn(f'never seen in training: {_line(", ".join(new))} (in "{_line(p)}")', stacklevel=3)
+        if rest: warnings.warn(f'too long, so this end is not read: "{_line(rest)}" (of "{_line(p, 40)}")', stacklevel=3)
 
 # %% ../nbs/13_pipeline.ipynb #77f7bdfd
 @contextlib.contextmanager
@@ -124,29 +133,35 @@ class TextToImagePipeline:
         with _judging(self.discriminator):
             parts = zip(img.split(64), emb.split(64))
             return torch.cat([self.discriminator(i.to(self.device), e.to(self.device)).float().cpu() for i, e in parts])
-    def _noise(self, n, generator, truncation, best_of=1):
-        "Noise (n*best_of,z): every candidate has a seed of its own, drawn from its picture's generator"
-        many = isinstance(generator, (list, tuple)); gens = generator if many else [generator]
+    def _noise(self, prompts, num, generator, truncation, best_of=1):
+        "Noise (n*best_of,z): picture j of each prompt has the seeds of turn j, however many prompts there are"
+        n, many = len(prompts)*num, isinstance(generator, (list, tuple)); gens = generator if many else [generator]
         if not all(isinstance(g, torch.Generator) or (g is None and not many) for g in gens):
             raise InputError('generator: give torch.Generator().manual_seed(0), or a list with one per picture')
         if many and len(gens) != n:
             raise InputError(f'{len(gens)} generators for {n} pictures: give one, or one per picture')
-        if not many: gens = [generator or rng(secrets.randbits(31))]*n
-        seeds = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in gens for _ in range(best_of)]
+        turn, turns = Counter(), []             # a prompt that stands here again goes on with its next picture
+        for p in prompts: turns += range(turn[p], turn[p] + num); turn[p] += num
+        if generator is None: gens, turns = [rng(secrets.randbits(31))], range(n)
+        times = 1 if many else max(turns) + 1
+        seeds = [[int(torch.randint(2**31, (1,), generator=g, device=g.device)) for _ in range(best_of)]
+                 for g in gens for _ in range(times)]
+        seeds = [s for t in (range(n) if many else turns) for s in seeds[t]]
         return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds])*truncation
 
 # %% ../nbs/13_pipeline.ipynb #f0697fc8
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
-    generator=None,            # torch.Generator, or a list with one per picture; None: other pictures each time
+    generator=None,            # torch.Generator: the same noises for every prompt; or a list with one per picture;
+                               # None: new noises each time
     truncation:float=1.,       # scale of the noise, 0 to 2: smaller is more typical and less varied
     best_of:int=1,             # draw this many for each picture and keep the one the discriminator likes best
     output_type:str='pil',     # 'pil', 'pt' or 'np'
     batch_size:int=64,         # pictures at a time
 ) -> PipelineOutput:
-    "Draw pictures; same prompt and generator, same picture, alone or among others"
-    n = self._count(prompt, num_images_per_prompt, best_of)
+    "Draw pictures; same prompt and seed, same picture, alone or among others"
+    self._count(prompt, num_images_per_prompt, best_of)
     _whole(batch_size, 'batch_size', 1, 4096)
     if isinstance(truncation, bool) or not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2):
         raise InputError(f'truncation={truncation!r}: give a number from 0 to 2')
@@ -154,9 +169,8 @@ def _call(self,
         raise InputError(f"output_type={output_type!r}: choose 'pil', 'pt' or 'np'")
     if best_of > 1 and self.discriminator is None: raise InputError('no discriminator here: use best_of=1')
     prompts, unknown = check_prompts(self.words, prompt)
-    z = self._noise(n, generator, truncation, best_of)                                      # (n*best_of,z)
-    for p, w in unknown.items():
-        warnings.warn(f'never seen in training: {_line(", ".join(w))} (in "{_line(p)}")', stacklevel=2)
+    z = self._noise(prompts, num_images_per_prompt, generator, truncation, best_of)         # (n*best_of,z)
+    _tell(self.words, unknown)
     emb = self.words(prompts).cpu().repeat_interleave(len(z)//len(prompts), 0)              # (n*best_of,e)
     img = self._draw(emb, z, batch_size)
     if best_of > 1: img = img[self._judge(img, emb).view(-1, best_of).argmax(1) + torch.arange(0, len(z), best_of)]
@@ -164,12 +178,11 @@ def _call(self,
 TextToImagePipeline.__call__ = _call
 
 def _count(self, prompt, num, best_of):
-    "Pictures to return; `InputError` if they and their rivals would not fit"
+    "`InputError` if the pictures and their rivals would not fit"
     _whole(num, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100)
     n = num*(len(prompt) if isinstance(prompt, (list, tuple)) else 1)
     most = min(MAX_IMAGES, 2**30//(12*self.size**2))      # a GiB of pictures in float32
     if n*best_of > most: raise InputError(f'{n*best_of:,} pictures in one call: at most {most:,} of {self.size} pixels')
-    return n
 TextToImagePipeline._count = _count
 
 def _as(img, kind):
@@ -185,9 +198,10 @@ def _score(self,
     img = _floats(images.images if isinstance(images, PipelineOutput) else images)
     if tuple(img.shape[2:]) != (self.size, self.size):
         raise InputError(f'pictures of {tuple(img.shape[2:])} pixels: give {self.size} x {self.size}')
-    prompts, _ = check_prompts(self.words, [prompts]*len(img) if isinstance(prompts, str) else prompts)
+    prompts, unknown = check_prompts(self.words, [prompts]*len(img) if isinstance(prompts, str) else prompts)
     if len(img) != len(prompts):
         raise InputError(f'{len(img)} pictures and {len(prompts)} prompts: give one prompt per picture')
+    _tell(self.words, unknown)
     return self._judge(img, self.words(prompts).cpu())
 TextToImagePipeline.score = _score
 
@@ -199,7 +213,7 @@ def _interpolate(self,
     "Walk from one prompt to another with the same noise"
     _whole(steps, 'steps', 2, 1000); prompts, unknown = check_prompts(self.words, [a, b])
     t = torch.linspace(0, 1, steps)[:, None]; e = self.words(prompts).cpu()
-    z = self._noise(1, generator, 1.).expand(steps, -1)
+    z = self._noise([a], 1, generator, 1.).expand(steps, -1); _tell(self.words, unknown)
     img = self._draw(e[:1]*(1-t) + e[1:]*t, z, 64)
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate

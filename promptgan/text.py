@@ -51,6 +51,12 @@ class Tokenizer:
         "Which tokens end a clause: commas, stops, brackets and the English and Chinese words for 'and'"
         ends = {*',;:.!?()[]|、。…—–', 'and', '和', '与', '及'}                  # but not the hyphen of 'snow-white'
         return torch.tensor([self.tok.id_to_token(i) in ends for i in range(len(self))])
+    def unread(self,
+        prompt:str, # any prompt
+    ) -> str:       # '' when all of it is read
+        "The end of a prompt that lies beyond the 64 tokens which are read"
+        over = self.tok.encode(prompt.encode('utf8', 'replace').decode()).overflowing
+        return prompt[over[0].offsets[0][0]:] if over else ''
     def unknown(self,
         prompt:str, # any prompt
     ) -> list[str]: # words (or runs of Chinese characters) that no training caption holds
@@ -158,6 +164,9 @@ class TextModel:
     def unknown(self, prompt:str) -> list[str]:
         "Words of a prompt that no training caption holds"
         return self.tokenizer.unknown(prompt)
+    def unread(self, prompt:str) -> str:
+        "The end of a prompt that is too long to be read, '' if all of it is"
+        return self.tokenizer.unread(prompt)
     @torch.no_grad()
     def __call__(self,
         txt:list[str], # captions or prompts
