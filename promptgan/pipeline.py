@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn as nn
 from PIL import Image
 from safetensors.torch import load_file, save
-from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid
+from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng, show_grid
 from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
 from .text import TextModel
@@ -230,7 +230,7 @@ def _card(self):
     return f'{head}# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
 
 def _write(self, folder):
-    "All files of a pipeline, in an empty folder"
+    "Words and weights in an empty folder; returns what config.json will hold"
     self.words.save_pretrained(folder); config = dict(info=self.info)
     for name, net in (('generator', self.generator), ('discriminator', self.discriminator)):
         if net is None: continue
@@ -238,25 +238,39 @@ def _write(self, folder):
         weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
         atomic_write(folder/f'{name}.safetensors', save(weights))
     config['sha256'] = {p.name: _sha(p) for p in sorted(folder.iterdir())}
-    write_json(folder/'config.json', config); atomic_write(folder/'README.md', _card(self))
+    return config
+
+def _files(folder):
+    "The name of the folder inside `folder` that holds the files now; '' when there is none"
+    try: return Path(read_json(folder/'config.json')['files']).name
+    except (PromptganError, TypeError, KeyError): return ''
+
+def _tidy(folder, old, new):
+    "Delete the files of the last save, and what killed ones left an hour ago; what cannot be deleted stays"
+    for p in [*folder.glob('files-*'), *folder.glob('.saving-*')]:
+        if p.name != new and (p.name == old or time.time() - p.stat().st_mtime > 3600):
+            shutil.rmtree(p, ignore_errors=True)
 
 def _save_pretrained(self,
     folder,              # where to write; other files in it are left alone
     overwrite:bool=True, # replace a pipeline that is there; False: `InputError`
 ):
-    "Write weights, configuration, words and a model card: beside the old ones first, then all renamed at once"
+    "Write weights, configuration, words and a model card; at any instant the old or the new pipeline can be loaded"
     folder = Path(folder)
     if folder.exists() and not folder.is_dir(): raise InputError(f'{folder} is a file: give a folder')
     if not overwrite and (folder/'config.json').exists():
         raise InputError(f'{folder} holds a model already: give another folder, or overwrite=True')
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob('.saving-*'):      # left by a process that was killed
-            if time.time() - old.stat().st_mtime > 3600: shutil.rmtree(old, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as new:
-            _write(self, Path(new))
-            for p in sorted(Path(new).iterdir()): os.replace(p, folder/p.name)
-    except OSError as err: raise CheckpointError(f'cannot write {folder}: {err}; choose another folder') from err
+        folder.mkdir(parents=True, exist_ok=True); old = _files(folder)
+        with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder, ignore_cleanup_errors=True) as tmp:
+            config = _write(self, Path(tmp)/'files')
+            name = 'files-' + hashlib.sha256(json.dumps(config['sha256']).encode()).hexdigest()[:12]
+            while (folder/name).exists(): name += '_'      # the same weights once more, or left by a kill
+            os.replace(Path(tmp)/'files', folder/name)
+        atomic_write(folder/'README.md', _card(self))      # also makes the rename before it permanent
+        write_json(folder/'config.json', dict(config, files=name)); _tidy(folder, old, name)
+    except (OSError, PromptganError) as err:
+        raise CheckpointError(f'cannot write {folder}: {err}; choose another folder') from err
 TextToImagePipeline.save_pretrained = _save_pretrained
 
 def _find(name_or_path):
@@ -265,7 +279,8 @@ def _find(name_or_path):
     try:
         given = Path(name_or_path); places = [given/'pipeline', given]
         if given.name == str(name_or_path): places.append(Path(str(shipped))/given)
-        folder = next((p for p in places if (p/'generator.safetensors').is_file()), None)
+        holds = lambda p: any(w.is_file() for at in (p, *p.glob('files-*')) for w in [at/'generator.safetensors'])
+        folder = next(filter(holds, places), None)
     except (TypeError, ValueError, OSError): folder = None      # not text, a NUL, too long
     if folder is not None: return folder
     names = sorted(p.name for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
@@ -273,24 +288,31 @@ def _find(name_or_path):
     raise InputError(f'no model at {_line(str(name_or_path))}: give a run or pipeline folder '
                      f'(promptgan demo makes one); there are: {", ".join(names + runs) or "none yet"}')
 
+def _load(cls, place, config):
+    "The pipeline whose files lie in the folder `place`"
+    nets = dict(generator=None, discriminator=None)
+    torn = [name for name, sha in config.get('sha256', {}).items() if _sha(place/Path(name).name) != sha]
+    if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
+    words = TextModel.from_pretrained(place)
+    for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
+        if key in config or key == 'generator':
+            nets[key] = build(config[key]); nets[key].load_state_dict(load_file(place/f'{key}.safetensors'))
+            nets[key].eval().requires_grad_(False)
+    wide = [net.config['e'] for net in nets.values() if net is not None and net.config['e'] != words.e]
+    if wide: raise ValueError(f'words of width {words.e} for a network of {wide[0]}')
+    return cls(words, nets['generator'], nets['discriminator'], config.get('info'))
+
 def _from_pretrained(cls,
     name_or_path, # a pipeline folder, a run folder, or the name of shipped weights
     device=None,  # None: the fastest there is
 ) -> 'TextToImagePipeline':
     "Load a pipeline; `InputError` when there is none of that name, `CheckpointError` when it is damaged"
-    folder = _find(name_or_path); device = default_device(device); words = TextModel.from_pretrained(folder)
-    nets, config = dict(generator=None, discriminator=None), read_json(folder/'config.json', CheckpointError)
-    try:
-        torn = [name for name, sha in config.get('sha256', {}).items() if _sha(folder/Path(name).name) != sha]
-        if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
-        for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
-            if key in config or key == 'generator':
-                nets[key] = build(config[key]); nets[key].load_state_dict(load_file(folder/f'{key}.safetensors'))
-                nets[key].eval().requires_grad_(False)
-        wide = [net.config['e'] for net in nets.values() if net is not None and net.config['e'] != words.e]
-        if wide: raise ValueError(f'words of width {words.e} for a network of {wide[0]}')
-        pipe = cls(words, nets['generator'], nets['discriminator'], config.get('info'))
-    except Exception as err:
-        raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
+    folder = _find(name_or_path); device = default_device(device)
+    while True:
+        config, files = read_json(folder/'config.json', CheckpointError), _files(folder)
+        try: pipe = _load(cls, folder/files, config); break
+        except Exception as err:
+            if _files(folder) != files: continue            # a training saved anew while we were reading
+            raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
     return pipe.to(device)
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)
