@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng, show_grid
 from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
+from .pretrained import ModelMissing, SentenceModel
 from .text import TextModel
 
 # %% ../nbs/13_pipeline.ipynb #e92d592d
@@ -293,7 +294,7 @@ def _load(cls, place, config):
     nets = dict(generator=None, discriminator=None)
     torn = [name for name, sha in config.get('sha256', {}).items() if _sha(place/Path(name).name) != sha]
     if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
-    words = TextModel.from_pretrained(place)
+    words = (SentenceModel if (place/'sentence.json').is_file() else TextModel).from_pretrained(place)
     for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
         if key in config or key == 'generator':
             nets[key] = build(config[key]); nets[key].load_state_dict(load_file(place/f'{key}.safetensors'))
@@ -313,6 +314,7 @@ def _from_pretrained(cls,
         try: pipe = _load(cls, folder/files, config); break
         except Exception as err:
             if _files(folder) != files: continue            # a training saved anew while we were reading
+            if isinstance(err, ModelMissing): raise
             raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
     return pipe.to(device)
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)
