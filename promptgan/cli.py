@@ -180,9 +180,9 @@ _Pictures = Annotated[Path, typer.Option(help='Folder for the pictures.')]
 _Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace pictures of the same name.')]
 
 def _unknown(res):
-    "Tell which words the model never met"
+    "Tell what the model does not hear"
     for p, words in res.unknown.items():
-        typer.echo(f'never seen in training, so ignored: {", ".join(words)} (in "{_line(p)}")', err=True)
+        typer.echo(f'not heard (never seen in training, or beyond what is read): {", ".join(words)} (in "{_line(p)}")', err=True)
 
 def _grounded(pipe, prompts):
     "The prompts in words that the model knows, each told"
@@ -223,7 +223,7 @@ def interpolate(model:Annotated[str, typer.Argument(help='Run or pipeline folder
     from promptgan.pipeline import TextToImagePipeline
     pipe = TextToImagePipeline.from_pretrained(model, device)
     res = pipe.interpolate(a, b, steps, torch.Generator().manual_seed(seed))
-    _unknown(res); _save(paths, [res.grid(ncol=min(steps, 10)).image])
+    _save(paths, [res.grid(ncol=min(steps, 10)).image])
 
 # %% ../nbs/18_cli.ipynb #63c97807
 @app.command(epilog='Example: promptgan check photos')

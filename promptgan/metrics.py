@@ -137,7 +137,7 @@ def evaluate(
     if n < 2: raise InputError(f'evaluation needs 2 pictures or more, got {n}')
     exam = data.subset(range(n)); prompts = [c[0] for c in exam.captions]; real = exam.floats(range(n))
     train = train or exam
-    fake = pipe(prompts, generator=torch.Generator().manual_seed(seed), output_type='pt').images
+    fake = pipe(prompts, generator=[rng(seed, 'exam', i) for i in range(n)], output_type='pt').images
     other = torch.roll(torch.arange(n), 1); numbers, facts = {}, dict(n=n, seed=seed)
     if data.info.get('name') == 'scenes' and data.size == 64:
         net, facts['scene_reader'] = load_reader()

@@ -6,16 +6,18 @@
 __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextToImagePipeline']
 
 # %% ../nbs/13_pipeline.ipynb #5134beb6
-import contextlib, hashlib, html, os, secrets, shutil, tempfile, time, warnings
+import contextlib, hashlib, html, json, os, secrets, shutil, tempfile, time, warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, torch.nn as nn
 from PIL import Image
 from safetensors.torch import load_file, save
-from .core import CheckpointError, InputError, PictureGrid, atomic_write, default_device, rng, show_grid
+from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng, show_grid
 from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
+from .pretrained import ModelMissing, SentenceModel
 from .text import TextModel
 
 # %% ../nbs/13_pipeline.ipynb #e92d592d
@@ -25,7 +27,7 @@ class PipelineOutput:
     # PIL pictures; a tensor (n,3,h,w) in [-1,1] for output_type='pt', an array (n,h,w,3) in [0,1] for 'np'
     images: list
     prompts: list[str]    # the prompt of each picture
-    unknown: dict = field(default_factory=dict) # prompt -> words that training never held
+    unknown: dict = field(default_factory=dict) # prompt -> words that training never held, and an end too far to be read
     def grid(self, ncol=None) -> PictureGrid:
         "The pictures with their prompts under them"
         return show_grid(list(_floats(self.images)), self.prompts, ncol=ncol)
@@ -63,7 +65,7 @@ def _line(text, most=80):
 def check_prompts(
     words:TextModel, # knows the vocabulary
     prompt,          # a string or a list of strings
-) -> tuple[list[str], dict]: # prompts, and their unknown words
+) -> tuple[list[str], dict]: # prompts, and what of them is not heard: unknown words, and the end beyond what is read
     "Prompts as a list, and what is unknown in them; `InputError` for empty, overlong or wholly unknown ones"
     prompts = [prompt] if isinstance(prompt, str) else prompt; unknown = {}
     if not (isinstance(prompts, (list, tuple)) and prompts):
@@ -72,10 +74,18 @@ def check_prompts(
         if not isinstance(p, str): raise InputError(f'prompts must be text, got {type(p).__name__}')
         if not p.strip() or len(p) > MAX_PROMPT:
             raise InputError(f'a prompt must have 1 to {MAX_PROMPT:,} characters, this one has {len(p.strip()):,}')
-        if missing := words.unknown(p): unknown[p] = missing
-        if not any(w not in missing and any(map(str.isalnum, w)) for w in words.tokenizer.split(p)):
+        rest = words.unread(p); read = p[:len(p) - len(rest)]; missing = words.unknown(read)
+        if missing or rest: unknown[p] = missing + [rest]*bool(rest)
+        if not any(w not in missing and any(map(str.isalnum, w)) for w in words.tokenizer.split(read)):
             raise InputError(f'no word of "{_line(p)}" occurs in the captions of this model; try other words')
     return list(prompts), unknown
+
+def _tell(words, unknown):
+    "Warn of everything that is not heard"
+    for p, missing in unknown.items():
+        rest = words.unread(p); new = missing[:-1] if rest else missing
+        if new: warnings.warn(f'never seen in training: {_line(", ".join(new))} (in "{_line(p)}")', stacklevel=3)
+        if rest: warnings.warn(f'too long, so this end is not read: "{_line(rest)}" (of "{_line(p, 40)}")', stacklevel=3)
 
 # %% ../nbs/13_pipeline.ipynb #77f7bdfd
 @contextlib.contextmanager
@@ -124,29 +134,35 @@ class TextToImagePipeline:
         with _judging(self.discriminator):
             parts = zip(img.split(64), emb.split(64))
             return torch.cat([self.discriminator(i.to(self.device), e.to(self.device)).float().cpu() for i, e in parts])
-    def _noise(self, n, generator, truncation, best_of=1):
-        "Noise (n*best_of,z): every candidate has a seed of its own, drawn from its picture's generator"
-        many = isinstance(generator, (list, tuple)); gens = generator if many else [generator]
+    def _noise(self, prompts, num, generator, truncation, best_of=1):
+        "Noise (n*best_of,z): picture j of each prompt has the seeds of turn j, however many prompts there are"
+        n, many = len(prompts)*num, isinstance(generator, (list, tuple)); gens = generator if many else [generator]
         if not all(isinstance(g, torch.Generator) or (g is None and not many) for g in gens):
             raise InputError('generator: give torch.Generator().manual_seed(0), or a list with one per picture')
         if many and len(gens) != n:
             raise InputError(f'{len(gens)} generators for {n} pictures: give one, or one per picture')
-        if not many: gens = [generator or rng(secrets.randbits(31))]*n
-        seeds = [int(torch.randint(2**31, (1,), generator=g, device=g.device)) for g in gens for _ in range(best_of)]
+        turn, turns = Counter(), []             # a prompt that stands here again goes on with its next picture
+        for p in prompts: turns += range(turn[p], turn[p] + num); turn[p] += num
+        if generator is None: gens, turns = [rng(secrets.randbits(31))], range(n)
+        times = 1 if many else max(turns) + 1
+        seeds = [[int(torch.randint(2**31, (1,), generator=g, device=g.device)) for _ in range(best_of)]
+                 for g in gens for _ in range(times)]
+        seeds = [s for t in (range(n) if many else turns) for s in seeds[t]]
         return torch.stack([torch.randn(self.generator.z, generator=rng(s)) for s in seeds])*truncation
 
 # %% ../nbs/13_pipeline.ipynb #f0697fc8
 def _call(self,
     prompt,                    # text or list of texts
     num_images_per_prompt:int=1,
-    generator=None,            # torch.Generator, or a list with one per picture; None: other pictures each time
+    generator=None,            # torch.Generator: the same noises for every prompt; or a list with one per picture;
+                               # None: new noises each time
     truncation:float=1.,       # scale of the noise, 0 to 2: smaller is more typical and less varied
     best_of:int=1,             # draw this many for each picture and keep the one the discriminator likes best
     output_type:str='pil',     # 'pil', 'pt' or 'np'
     batch_size:int=64,         # pictures at a time
 ) -> PipelineOutput:
-    "Draw pictures; same prompt and generator, same picture, alone or among others"
-    n = self._count(prompt, num_images_per_prompt, best_of)
+    "Draw pictures; same prompt and seed, same picture, alone or among others"
+    self._count(prompt, num_images_per_prompt, best_of)
     _whole(batch_size, 'batch_size', 1, 4096)
     if isinstance(truncation, bool) or not (isinstance(truncation, (int, float)) and 0 <= truncation <= 2):
         raise InputError(f'truncation={truncation!r}: give a number from 0 to 2')
@@ -154,9 +170,8 @@ def _call(self,
         raise InputError(f"output_type={output_type!r}: choose 'pil', 'pt' or 'np'")
     if best_of > 1 and self.discriminator is None: raise InputError('no discriminator here: use best_of=1')
     prompts, unknown = check_prompts(self.words, prompt)
-    z = self._noise(n, generator, truncation, best_of)                                      # (n*best_of,z)
-    for p, w in unknown.items():
-        warnings.warn(f'never seen in training: {_line(", ".join(w))} (in "{_line(p)}")', stacklevel=2)
+    z = self._noise(prompts, num_images_per_prompt, generator, truncation, best_of)         # (n*best_of,z)
+    _tell(self.words, unknown)
     emb = self.words(prompts).cpu().repeat_interleave(len(z)//len(prompts), 0)              # (n*best_of,e)
     img = self._draw(emb, z, batch_size)
     if best_of > 1: img = img[self._judge(img, emb).view(-1, best_of).argmax(1) + torch.arange(0, len(z), best_of)]
@@ -164,12 +179,11 @@ def _call(self,
 TextToImagePipeline.__call__ = _call
 
 def _count(self, prompt, num, best_of):
-    "Pictures to return; `InputError` if they and their rivals would not fit"
+    "`InputError` if the pictures and their rivals would not fit"
     _whole(num, 'num_images_per_prompt', 1, MAX_IMAGES); _whole(best_of, 'best_of', 1, 100)
     n = num*(len(prompt) if isinstance(prompt, (list, tuple)) else 1)
     most = min(MAX_IMAGES, 2**30//(12*self.size**2))      # a GiB of pictures in float32
     if n*best_of > most: raise InputError(f'{n*best_of:,} pictures in one call: at most {most:,} of {self.size} pixels')
-    return n
 TextToImagePipeline._count = _count
 
 def _as(img, kind):
@@ -185,9 +199,10 @@ def _score(self,
     img = _floats(images.images if isinstance(images, PipelineOutput) else images)
     if tuple(img.shape[2:]) != (self.size, self.size):
         raise InputError(f'pictures of {tuple(img.shape[2:])} pixels: give {self.size} x {self.size}')
-    prompts, _ = check_prompts(self.words, [prompts]*len(img) if isinstance(prompts, str) else prompts)
+    prompts, unknown = check_prompts(self.words, [prompts]*len(img) if isinstance(prompts, str) else prompts)
     if len(img) != len(prompts):
         raise InputError(f'{len(img)} pictures and {len(prompts)} prompts: give one prompt per picture')
+    _tell(self.words, unknown)
     return self._judge(img, self.words(prompts).cpu())
 TextToImagePipeline.score = _score
 
@@ -199,7 +214,7 @@ def _interpolate(self,
     "Walk from one prompt to another with the same noise"
     _whole(steps, 'steps', 2, 1000); prompts, unknown = check_prompts(self.words, [a, b])
     t = torch.linspace(0, 1, steps)[:, None]; e = self.words(prompts).cpu()
-    z = self._noise(1, generator, 1.).expand(steps, -1)
+    z = self._noise([a], 1, generator, 1.).expand(steps, -1); _tell(self.words, unknown)
     img = self._draw(e[:1]*(1-t) + e[1:]*t, z, 64)
     return PipelineOutput(_as(img, 'pil'), [f'{a} {1-x:.0%} / {b} {x:.0%}' for x in t[:, 0].tolist()], unknown)
 TextToImagePipeline.interpolate = _interpolate
@@ -216,7 +231,7 @@ def _card(self):
     return f'{head}# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
 
 def _write(self, folder):
-    "All files of a pipeline, in an empty folder"
+    "Words and weights in an empty folder; returns what config.json will hold"
     self.words.save_pretrained(folder); config = dict(info=self.info)
     for name, net in (('generator', self.generator), ('discriminator', self.discriminator)):
         if net is None: continue
@@ -224,25 +239,39 @@ def _write(self, folder):
         weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
         atomic_write(folder/f'{name}.safetensors', save(weights))
     config['sha256'] = {p.name: _sha(p) for p in sorted(folder.iterdir())}
-    write_json(folder/'config.json', config); atomic_write(folder/'README.md', _card(self))
+    return config
+
+def _files(folder):
+    "The name of the folder inside `folder` that holds the files now; '' when there is none"
+    try: return Path(read_json(folder/'config.json')['files']).name
+    except (PromptganError, TypeError, KeyError): return ''
+
+def _tidy(folder, old, new):
+    "Delete the files of the last save, and what killed ones left an hour ago; what cannot be deleted stays"
+    for p in [*folder.glob('files-*'), *folder.glob('.saving-*')]:
+        if p.name != new and (p.name == old or time.time() - p.stat().st_mtime > 3600):
+            shutil.rmtree(p, ignore_errors=True)
 
 def _save_pretrained(self,
     folder,              # where to write; other files in it are left alone
     overwrite:bool=True, # replace a pipeline that is there; False: `InputError`
 ):
-    "Write weights, configuration, words and a model card: beside the old ones first, then all renamed at once"
+    "Write weights, configuration, words and a model card; at any instant the old or the new pipeline can be loaded"
     folder = Path(folder)
     if folder.exists() and not folder.is_dir(): raise InputError(f'{folder} is a file: give a folder')
     if not overwrite and (folder/'config.json').exists():
         raise InputError(f'{folder} holds a model already: give another folder, or overwrite=True')
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob('.saving-*'):      # left by a process that was killed
-            if time.time() - old.stat().st_mtime > 3600: shutil.rmtree(old, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as new:
-            _write(self, Path(new))
-            for p in sorted(Path(new).iterdir()): os.replace(p, folder/p.name)
-    except OSError as err: raise CheckpointError(f'cannot write {folder}: {err}; choose another folder') from err
+        folder.mkdir(parents=True, exist_ok=True); old = _files(folder)
+        with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder, ignore_cleanup_errors=True) as tmp:
+            config = _write(self, Path(tmp)/'files')
+            name = 'files-' + hashlib.sha256(json.dumps(config['sha256']).encode()).hexdigest()[:12]
+            while (folder/name).exists(): name += '_'      # the same weights once more, or left by a kill
+            os.replace(Path(tmp)/'files', folder/name)
+        atomic_write(folder/'README.md', _card(self))      # also makes the rename before it permanent
+        write_json(folder/'config.json', dict(config, files=name)); _tidy(folder, old, name)
+    except (OSError, PromptganError) as err:
+        raise CheckpointError(f'cannot write {folder}: {err}; choose another folder') from err
 TextToImagePipeline.save_pretrained = _save_pretrained
 
 def _find(name_or_path):
@@ -251,7 +280,8 @@ def _find(name_or_path):
     try:
         given = Path(name_or_path); places = [given/'pipeline', given]
         if given.name == str(name_or_path): places.append(Path(str(shipped))/given)
-        folder = next((p for p in places if (p/'generator.safetensors').is_file()), None)
+        holds = lambda p: any(w.is_file() for at in (p, *p.glob('files-*')) for w in [at/'generator.safetensors'])
+        folder = next(filter(holds, places), None)
     except (TypeError, ValueError, OSError): folder = None      # not text, a NUL, too long
     if folder is not None: return folder
     names = sorted(p.name for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
@@ -259,24 +289,32 @@ def _find(name_or_path):
     raise InputError(f'no model at {_line(str(name_or_path))}: give a run or pipeline folder '
                      f'(promptgan demo makes one); there are: {", ".join(names + runs) or "none yet"}')
 
+def _load(cls, place, config):
+    "The pipeline whose files lie in the folder `place`"
+    nets = dict(generator=None, discriminator=None)
+    torn = [name for name, sha in config.get('sha256', {}).items() if _sha(place/Path(name).name) != sha]
+    if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
+    words = (SentenceModel if (place/'sentence.json').is_file() else TextModel).from_pretrained(place)
+    for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
+        if key in config or key == 'generator':
+            nets[key] = build(config[key]); nets[key].load_state_dict(load_file(place/f'{key}.safetensors'))
+            nets[key].eval().requires_grad_(False)
+    wide = [net.config['e'] for net in nets.values() if net is not None and net.config['e'] != words.e]
+    if wide: raise ValueError(f'words of width {words.e} for a network of {wide[0]}')
+    return cls(words, nets['generator'], nets['discriminator'], config.get('info'))
+
 def _from_pretrained(cls,
     name_or_path, # a pipeline folder, a run folder, or the name of shipped weights
     device=None,  # None: the fastest there is
 ) -> 'TextToImagePipeline':
     "Load a pipeline; `InputError` when there is none of that name, `CheckpointError` when it is damaged"
-    folder = _find(name_or_path); device = default_device(device); words = TextModel.from_pretrained(folder)
-    nets, config = dict(generator=None, discriminator=None), read_json(folder/'config.json', CheckpointError)
-    try:
-        torn = [name for name, sha in config.get('sha256', {}).items() if _sha(folder/Path(name).name) != sha]
-        if torn: raise ValueError(f'{", ".join(torn)} changed since saving')
-        for key, build in (('generator', build_generator), ('discriminator', build_discriminator)):
-            if key in config or key == 'generator':
-                nets[key] = build(config[key]); nets[key].load_state_dict(load_file(folder/f'{key}.safetensors'))
-                nets[key].eval().requires_grad_(False)
-        wide = [net.config['e'] for net in nets.values() if net is not None and net.config['e'] != words.e]
-        if wide: raise ValueError(f'words of width {words.e} for a network of {wide[0]}')
-        pipe = cls(words, nets['generator'], nets['discriminator'], config.get('info'))
-    except Exception as err:
-        raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
+    folder = _find(name_or_path); device = default_device(device)
+    while True:
+        config, files = read_json(folder/'config.json', CheckpointError), _files(folder)
+        try: pipe = _load(cls, folder/files, config); break
+        except Exception as err:
+            if _files(folder) != files: continue            # a training saved anew while we were reading
+            if isinstance(err, ModelMissing): raise
+            raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
     return pipe.to(device)
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)

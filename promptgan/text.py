@@ -6,7 +6,7 @@
 __all__ = ['MAX_TOKENS', 'Tokenizer', 'Bind', 'Block', 'TextEncoder', 'TextModel']
 
 # %% ../nbs/05_text.ipynb #217d1b25
-import json, unicodedata
+import json, re, unicodedata
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from safetensors.torch import load_file, save
@@ -15,12 +15,14 @@ from .core import CheckpointError, InputError, atomic_write, write_json
 
 # %% ../nbs/05_text.ipynb #4bd38cb9
 _CJK = r'[\u3400-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af]'
+_HAN = re.compile(_CJK)
 _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
 class Tokenizer:
     "Byte pair encoding trained on the captions themselves; remembers which words it has seen"
-    def __init__(self, tok:HFTokenizer, words:list[str]):
-        self.tok, self.words = tok, set(words)
+    def __init__(self, tok:HFTokenizer, words:list[str], phrases:list[str]=()):
+        self.tok, self.words, self.phrases = tok, set(words), set(phrases)
+        self.starts, self.ends = _freedom(self.phrases)
         tok.enable_padding(pad_id=0, pad_token=_PAD); tok.enable_truncation(MAX_TOKENS)
     @classmethod
     def train(cls,
@@ -34,7 +36,9 @@ class Tokenizer:
         tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), cjk])
         bpe = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[_PAD, _UNK], show_progress=False)
         tok.train_from_iterator(captions, bpe)
-        return cls(tok, sorted({w for c in captions for w in _pieces(tok, c)}))
+        words = sorted({w for c in captions for w in _pieces(tok, c)})
+        return cls(tok, words, sorted({p for c in captions if not c.isascii()
+                                      for run in _runs(tok, c) for p in _phrases(run)}))
     def __len__(self): return self.tok.get_vocab_size()
     def __call__(self,
         txt:list[str], # captions or prompts
@@ -51,16 +55,51 @@ class Tokenizer:
         "Which tokens end a clause: commas, stops, brackets and the English and Chinese words for 'and'"
         ends = {*',;:.!?()[]|、。…—–', 'and', '和', '与', '及'}                  # but not the hyphen of 'snow-white'
         return torch.tensor([self.tok.id_to_token(i) in ends for i in range(len(self))])
+    def unread(self,
+        prompt:str, # any prompt
+    ) -> str:       # '' when all of it is read
+        "The end of a prompt that lies beyond the 64 tokens which are read"
+        over = self.tok.encode(prompt.encode('utf8', 'replace').decode()).overflowing
+        return prompt[over[0].offsets[0][0]:] if over else ''
     def unknown(self,
         prompt:str, # any prompt
     ) -> list[str]: # words (or runs of Chinese characters) that no training caption holds
         "The words of a prompt that the model has never met; what is left is all it can go by"
-        return [w for w in dict.fromkeys(_pieces(self.tok, prompt)) if w not in self.words and any(map(str.isalnum, w))]
+        out = [w for run in _runs(self.tok, prompt, True) for w in (self._strange(run) if _HAN.match(run) else [run])]
+        return [w for w in dict.fromkeys(out) if w not in self.words and any(map(str.isalnum, w))]
+    def _strange(self, run):
+        "What the longest known phrases leave of a run of Chinese characters, but for characters of their own"
+        cut = lambda j: j == len(run) or run[j-1] in self.ends or run[j] in self.starts    # may a word end before j?
+        parts, i, last = [''], 0, 1
+        while i < len(run):
+            fits = (n for n in range(min(4, len(run) - i), 1, -1) if run[i:i+n] in self.phrases and cut(i + n))
+            n = next(fits, 1)
+            if n > 1 or last > 1 or not self.phrases or i and cut(i): parts.append('')
+            if n == 1: parts[-1] += run[i]
+            i, last = i + n, n
+        return [p for p in parts if any(c not in self.words for c in p) or len(p) > 1]
 
 def _pieces(tok, text):
     "Words as the tokenizer splits them, before any merging"
     text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
     return [w for w, _ in tok.pre_tokenizer.pre_tokenize_str(text)]
+
+def _runs(tok, text, other=False):
+    "Runs of Chinese characters in a text; with `other` also all other words, in their order"
+    text = tok.normalizer.normalize_str(unicodedata.normalize('NFC', text.encode('utf8', 'replace').decode()))
+    return [w for part in re.split(f'({_CJK}+)', text) if part
+            for w in ([part] if _HAN.match(part) else _pieces(tok, part) if other else [])]
+
+def _phrases(run):
+    "All neighbours, two to four, of a run of characters; a blank marks its ends"
+    run = f' {run} '
+    return {run[i:i+n] for n in (2, 3, 4) for i in range(len(run) - n + 1)}
+
+def _freedom(phrases):
+    "Characters that a word may start with, and end with: before, or after, them stood an end or different neighbours"
+    before, after = {}, {}
+    for a, b in (p for p in phrases if len(p) == 2): before.setdefault(b, set()).add(a); after.setdefault(a, set()).add(b)
+    return tuple({c for c, near in side.items() if ' ' in near or len(near) > 1} for side in (before, after))
 
 # %% ../nbs/05_text.ipynb #da3f104f
 class Bind(nn.Module):
@@ -158,6 +197,9 @@ class TextModel:
     def unknown(self, prompt:str) -> list[str]:
         "Words of a prompt that no training caption holds"
         return self.tokenizer.unknown(prompt)
+    def unread(self, prompt:str) -> str:
+        "The end of a prompt that is too long to be read, '' if all of it is"
+        return self.tokenizer.unread(prompt)
     @torch.no_grad()
     def __call__(self,
         txt:list[str], # captions or prompts
@@ -175,7 +217,8 @@ class TextModel:
         "Write tokenizer.json, text_config.json and text_encoder.safetensors"
         folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder/'tokenizer.json', self.tokenizer.tok.to_str().encode())
-        write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words)))
+        write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words),
+                                               phrases=sorted(self.tokenizer.phrases)))
         weights = {k: v.contiguous().cpu() for k, v in self.encoder.state_dict().items()}
         atomic_write(folder/'text_encoder.safetensors', save(weights))
     @classmethod
@@ -183,10 +226,10 @@ class TextModel:
         "Load what `save_pretrained` wrote; `CheckpointError` when something is missing or damaged"
         folder = Path(folder)
         try:
-            config = json.loads((folder/'text_config.json').read_text(encoding='utf8')); words = config.pop('words')
+            config = json.loads((folder/'text_config.json').read_text(encoding='utf8')); words, phrases = config.pop('words'), config.pop('phrases', [])
             if not all(isinstance(v, int) and 0 <= v <= 65536 for v in config.values()):
                 raise ValueError(f'sizes out of range: {config}')
-            tokenizer = Tokenizer(HFTokenizer.from_file(str(folder/'tokenizer.json')), words)
+            tokenizer = Tokenizer(HFTokenizer.from_file(str(folder/'tokenizer.json')), words, phrases)
             encoder = TextEncoder(**config); encoder.load_state_dict(load_file(folder/'text_encoder.safetensors'))
         except Exception as err:
             raise CheckpointError(f'cannot load a text encoder from {folder}: {err}; train it again') from err
