@@ -16,7 +16,7 @@ from .checkpoint import RunLock, require_same
 from .contrast import train_text_model
 from .core import DataError, InputError, default_device, read_json, show_grid, write_json
 from .layers import world_size
-from .learner import Batches, GANLearner, Recipe
+from .learner import Batches, GANLearner, Recipe, share_weights
 from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
 from .text import TextModel
@@ -107,6 +107,7 @@ def text_gan_learner(
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
     words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
+    share_weights(words.encoder)             # each process has solved them; machines differ in the last bits
     G, D = _networks(start, preset, words.e, seed, memory); size = G.config['size']
     if data.size != size:
         raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
