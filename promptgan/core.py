@@ -176,16 +176,32 @@ def _cjk_file():
     files = (p for d in _FONTS.split() for p in sorted(Path(d).expanduser().rglob('*')))
     return next((p for p in files if known.search(p.name)), None)
 
-@lru_cache
-def _font(size, cjk=False):
-    "Font of `size` pixels; for Chinese text the one found on this machine, else the one that comes with matplotlib"
+def _font_file(text):
+    "For Chinese text the font found on this machine, else the one that comes with matplotlib"
     from matplotlib import get_data_path
-    file = (_cjk_file() if cjk else None) or Path(get_data_path())/'fonts/ttf/DejaVuSans.ttf'
-    return ImageFont.truetype(str(file), size)
+    return str((_cjk_file() if _CJK.search(text) else None) or Path(get_data_path())/'fonts/ttf/DejaVuSans.ttf')
 
-def _can_draw(text):
-    "Whether the fonts and the text layout of this machine can draw `text`"
-    return not (_CJK.search(text) and not _cjk_file() or _RTL.search(text) and not features.check('raqm'))
+@lru_cache
+def _font(size, file): return ImageFont.truetype(file, size)
+
+@lru_cache
+def _letters(file):
+    "The characters that a font has"
+    from matplotlib.ft2font import FT2Font
+    return frozenset(map(chr, FT2Font(file).get_charmap()))
+
+def _drawable(text):
+    "Which characters of `text` the fonts and the text layout of this machine can draw"
+    letters, shaped = _letters(_font_file(text)), features.check('raqm')
+    return [c.isspace() or c in letters and (shaped or not _RTL.match(c)) for c in text]
+
+def _can_draw(text): return all(_drawable(text))
+
+def _drawn(text, number):
+    "`text` where it can be drawn; else its number and those of its words that can"
+    if _can_draw(text): return text
+    left = ''.join(c if ok else ' ' for c, ok in zip(text, _drawable(text)))
+    return ' '.join([f'[{number}]'] + [w for w in left.split() if any(map(str.isalnum, w))])
 
 def _wrap(text, font, width, most=5):
     "`text` in at most `most` lines of `width` pixels; Chinese breaks between any two letters, long words anywhere"
@@ -237,25 +253,27 @@ class PictureGrid:
     def save(self,
         path,  # file to write: .html, or a picture by its ending
     ) -> Path:  # `path`
-        "Write the grid as a picture, or as a page when `path` ends in .html"
+        "Write the grid as a picture (with a page beside it where fonts lack letters), or as a page if it ends in .html"
         path = Path(path)
         if path.suffix == '.html': return atomic_write(path, f'<!doctype html><meta charset="utf-8">{self.to_html()}')
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind is None: raise InputError(f'cannot tell the kind of picture from {path}: end it in .png, .jpg or .html')
+        if not self._drawable(): self.save(path.with_name(f'{path.name}.html'))
         return atomic_write(path, lambda f: self.image.save(f, kind))
 
 # %% ../nbs/00_core.ipynb #7216b07e
 def _draw_grid(grid, gap=8, size=12):
     "Draw the pictures of `grid` in rows with wrapped captions of `size` pixels"
     w, h = (max((d(p) for p in grid.pics), default=1) for d in (lambda p: p.width, lambda p: p.height))
-    fonts = [_font(size, bool(_CJK.search(c))) for c in grid.captions]
-    texts = [_wrap(c, f, w + gap - 2) for c, f in zip(grid.captions, fonts)]
+    captions = [_drawn(c, i) for i, c in enumerate(grid.captions, 1)]
+    fonts = [_font(size, _font_file(c)) for c in captions]
+    texts = [_wrap(c, f, w + gap - 2) for c, f in zip(captions, fonts)]; title = _drawn(grid.title, '…')
     rows = [range(i, min(i + grid.ncol, len(grid.pics))) for i in range(0, len(grid.pics), grid.ncol)]
     heights = [h + gap + (size + 3)*max(len(texts[i]) for i in row) for row in rows]
     top = gap + (size + 10 if grid.title else 0)
     page = Image.new('RGB', (gap + grid.ncol*(w + gap), top + sum(heights)), 'white')
     draw = ImageDraw.Draw(page)
-    if grid.title: draw.text((gap, gap - 2), grid.title, 'black', _font(size + 2, bool(_CJK.search(grid.title))))
+    if grid.title: draw.text((gap, gap - 2), title, 'black', _font(size + 2, _font_file(title)))
     for row, height in zip(rows, heights):
         for col, i in enumerate(row):
             x = gap + col*(w + gap)
