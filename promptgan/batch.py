@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .llm import _sleep
 from .prices import BATCH_SHARE, check_budget
 from .replies import Fault, content_of, object_of, safe_line, usage_of
-from .wishes import read_items
+from .rewrite import ChatGPTRewriter
 
 # %% ../nbs/04e_batch.ipynb #e3617adc
 MAX_LINES, MAX_MB = 50_000, 190   # of one file; OpenAI allows 50,000 lines and 200 MB
@@ -72,6 +72,7 @@ def _send_batch(captioner, book, keys, data, usd):
     chat, mark = captioner.chat, f'new-{secrets.token_hex(6)}'
     ticket = book.reserve(usd)
     options = asdict(captioner.wishes) | dict(hints=captioner.hints, side=captioner.side)
+    if not captioner.sees: options['keep'] = captioner.keep
     state = dict(status='uploading', n=len(keys), ticket=ticket, mark=mark, options=options, model=chat.model,
                  template=captioner.template, time=time.time())
     try:
@@ -142,7 +143,7 @@ def _verdict(row, key, shot, cap):
     if status != 200: return 'failed', None, f'status {status}: {safe_line(body)}', None
     usage = usage_of(body)
     try:
-        pairs = read_items(object_of(content_of(body)), [key[:8]], cap.wishes)[0]
+        pairs = cap.accept(object_of(content_of(body)), [key[:8]], [shot])[0]
         return 'done', cap.dress(shot, pairs), '', usage
     except Fault as f: return getattr(f.error, 'state', 'failed'), None, str(f.error), usage
     except LLMBadResponse as e: return 'failed', None, str(e), usage
@@ -150,7 +151,8 @@ def _verdict(row, key, shot, cap):
 # %% ../nbs/04e_batch.ipynb #40ec1c0a
 def _take_in(id, state, book, captioner, shots, result):
     "Write down the results of one batch; {name: captions}"
-    cap, chat = ChatGPTCaptioner(**state['options'], chat=captioner.chat), captioner.chat
+    kind, chat = ChatGPTRewriter if 'keep' in state['options'] else ChatGPTCaptioner, captioner.chat
+    cap = kind(**state['options'], chat=chat)
     waiting = {r['key']: r['name'] for r in book.records('batch') if r['served'] in (id, state['mark'])}
     new, usd, share = {}, 0., chat.price and chat.price.usd
     for row in _results(chat, state['files']):

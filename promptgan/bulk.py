@@ -16,7 +16,7 @@ from .captions import ChatGPTCaptioner, TemplateCaptioner
 from .core import CaptionError, DataError, LLMBadResponse, LLMError, PromptganError
 from .ledger import Ledger
 from .llm import Pace
-from .prices import PICTURE_TOKENS, check_budget
+from .prices import PICTURE_TOKENS, check_budget, farewell
 from .wishes import check_whole
 
 # %% ../nbs/04b_bulk.ipynb #5c61a494
@@ -133,6 +133,8 @@ def _postfix(run):
     return said + (f', told to wait {pause:.0f} s' if pause >= 1 else '')
 
 # %% ../nbs/04b_bulk.ipynb #14ccb7a3
+_AGAIN = ('failed', 'refused', 'filtered', 'truncated')   # states that `retry_failed` tries again
+
 def caption_folder(
     folder,             # pictures in any usual layout
     captioner=None,     # `ChatGPTCaptioner(...)`; `TemplateCaptioner()` if None
@@ -152,15 +154,15 @@ def caption_folder(
     captioner = captioner or TemplateCaptioner()
     check_whole('workers', workers, 1, 256)
     if limit is not None: check_whole('limit', limit, 1, 10**9)
-    if dry_run: return estimate_folder(captioner, folder, ledger=ledger)
+    if dry_run: return estimate_folder(captioner, folder, ledger=ledger, limit=limit, retry_failed=retry_failed)
     if captioner.chat:
         check_budget(max_usd, max_calls, captioner.chat.price, captioner.chat.model)
-        if rpm or tpm: captioner.chat.pace = Pace(rpm, tpm)
+        if rpm is not None or tpm is not None: captioner.chat.pace = Pace(rpm, tpm)
     book = Ledger(ledger or Path(folder)/LEDGER, max_usd, max_calls)
     ours = _ours(book)
     shots = list_shots(folder, ours)[:limit]
-    run = _Run(folder, captioner, book, shots, ('failed', 'refused', 'filtered', 'truncated') if retry_failed else (),
-               CaptionResult(os.fspath(folder), len(shots)))
+    result = CaptionResult(os.fspath(folder), len(shots))
+    run = _Run(folder, captioner, book, shots, _AGAIN if retry_failed else (), result)
     run.spent_before, calls_before = book.spent, book.calls
     hand = {s.name: s.captions for s in shots if s.captions}
     def flush():
@@ -206,19 +208,21 @@ class Estimate:
     high: float
     basis: str        # where the numbers are from
     model: str
+    note: str = ''    # such as the last day of the model
 
     def __str__(self):
         money = f'{self.usd or 0:.4f} USD ({self.low or 0:.4f} to {self.high or 0:.4f}), half of it in batch mode'
         if self.usd is None: money = 'price not known: limit the number of calls with max_calls (--max-calls)'
         return (f'{self.todo:,} of {self.pictures:,} pictures to caption with {self.model}: {money}; '
-                f'about {self.tokens_in:,.0f} + {self.tokens_out:,.0f} tokens each, {self.basis}')
+                f'about {self.tokens_in:,.0f} + {self.tokens_out:,.0f} tokens each, {self.basis}'
+                + f'; {self.note}'*bool(self.note))
     __repr__ = __str__
     def _repr_html_(self): return f'<p>{html.escape(str(self))}</p>'
 
 # %% ../nbs/04b_bulk.ipynb #2f05bc24
-def _todo(captioner, shots, book):
-    "Shots that have no record yet"
-    known, todo = {r['key'] for r in book.records() if r['state'] != 'claimed'} if book else set(), []
+def _todo(captioner, shots, book, again):
+    "Shots that have no record yet, or one of a state in `again`"
+    known, todo = {r['key'] for r in book.records() if r['state'] not in ('claimed', *again)} if book else set(), []
     for s in shots:
         try: data = captioner.read(s)
         except DataError: continue
@@ -242,14 +246,17 @@ def estimate_folder(
     k=0,          # ask about so many of them to find out; the answers are kept
     max_usd=.05,  # most USD for asking
     ledger=None,  # file to use instead of the one in the folder
+    limit=None,   # only so many pictures
+    retry_failed=False,  # also those that failed or were refused
 ) -> Estimate:
     "The price of captioning what has no answer yet"
     path = Path(ledger or Path(folder)/LEDGER)
     if not captioner.chat:
-        n = len(list_shots(folder)); return Estimate(n, n, 0, 0, 0., 0., 0., 'no model is asked', 'templates')
+        n = len(list_shots(folder)[:limit]); return Estimate(n, n, 0, 0, 0., 0., 0., 'no model is asked', 'templates')
     if k: probe(captioner, folder, k, max_usd, ledger)
     book = Ledger(path) if path.exists() else None
-    shots = list_shots(folder, _ours(book) if book else None); todo = _todo(captioner, shots, book)
+    shots = list_shots(folder, _ours(book) if book else None)[:limit]
+    todo = _todo(captioner, shots, book, _AGAIN if retry_failed else ())
     past = [r for r in book.records('done') if r['template'] == captioner.template and r['tokens_in']] if book else []
     read, write = _reckon(captioner, shots)
     if len(past) >= 2: read, write = (_spread([r[k] for r in past]) for k in ('tokens_in', 'tokens_out'))
@@ -257,7 +264,8 @@ def estimate_folder(
     price = captioner.chat.price
     if book: book.close()
     usd = [price.usd(i*len(todo), o*len(todo)) if price else None for i, o in zip(read, write)]
-    return Estimate(len(shots), len(todo), read[1], write[1], *usd, basis, captioner.chat.model)
+    model = captioner.chat.model
+    return Estimate(len(shots), len(todo), read[1], write[1], *usd, basis, model, farewell(price, model))
 
 def probe(captioner, folder, k, max_usd=.05, ledger=None):
     "Ask about `k` pictures from all over the folder; a `CaptionResult`; nothing is written beside them"

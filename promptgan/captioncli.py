@@ -34,7 +34,8 @@ def _agree(chat, max_usd, max_calls, yes):
     if yes or (chat.price and not chat.price.read and not chat.price.write): return
     if not (sys.stdin and sys.stdin.isatty()):
         raise typer.BadParameter('this may cost money: agree with --yes, or look with --dry-run')
-    typer.confirm(f'Spend up to {max_usd:g} USD at {chat.host}?', abort=True)
+    cap = f'{max_usd:g} USD' if chat.price else f'{max_calls:,} calls'
+    typer.confirm(f'Spend up to {cap} at {chat.host}?', abort=True)
 
 def _report(result):
     "Say what was done; status 1 where something failed"
@@ -44,57 +45,90 @@ def _report(result):
     if len(bad) > 20: typer.echo(f'and {len(bad) - 20:,} more', err=True)
     if result.failed: raise typer.Exit(1)
 
+def _told(work):
+    "Do the work; after an error that ends the run, say first how far it came"
+    from promptgan.base import PromptganError
+    try: _report(work())
+    except PromptganError as e:
+        if hasattr(e, 'result'): _say(str(e.result))
+        raise
+
 # %% ../nbs/18a_captioncli.ipynb #791daef1
 _Rewrite = Annotated[bool, typer.Option('--rewrite', help='Captions that are there, in other words; sends no picture.')]
+_Shots = Annotated[int, typer.Option(min=0, max=3, help='Worked examples for --rewrite; small local models need 3.')]
 _Offline = Annotated[bool, typer.Option('--offline', help='From labels and file names, without any model.')]
 _Language = Annotated[Optional[list[str]], typer.Option(help='English by default; give it several times for several.')]
+_Style = Annotated[Optional[list[str]], typer.Option(help='plain, detailed, poetic, alt, or own words.')]
+_Include = Annotated[Optional[list[str]], typer.Option(help='Words that each caption must hold.')]
+_Avoid = Annotated[Optional[list[str]], typer.Option(help='Words that none may hold.')]
+_Template = Annotated[str, typer.Option(help='With {name}, {folder}, {label} and {caption} itself.')]
+_Text = Annotated[str, typer.Option(help='Put there in each caption.')]
+_Limit = Annotated[Optional[int], typer.Option(min=1, help='Only so many pictures.')]
+_Replace = Annotated[bool, typer.Option('--replace', help='Take away captions of earlier runs, not those by hand.')]
 _Retry = Annotated[bool, typer.Option('--retry-failed', help='Also what failed or was refused before.')]
 _Batch = Annotated[Optional[Batch], typer.Option(help='Half the price within a day: submit, look, collect.')]
 
+# %% ../nbs/18a_captioncli.ipynb #32125f86
 @app.command(epilog='Example: promptgan caption photos --n 4 --max-usd 2')
 def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in any usual layout.')],
             n:Annotated[int, typer.Option('--n', min=1, max=50, help='Captions per picture and language.')]=4,
-            max_words:_Words=20, language:_Language=None,
-            style:Annotated[Optional[list[str]], typer.Option(help='plain, detailed, poetic, alt, or own words.')]=None,
-            model:_LLM=None, base_url:_URL=None,
+            max_words:_Words=20, language:_Language=None, style:_Style=None, include:_Include=None, avoid:_Avoid=None,
+            prefix:_Text='', suffix:_Text='', template:_Template='{caption}', model:_LLM=None, base_url:_URL=None,
             workers:Annotated[int, typer.Option(min=1, max=256, help='Questions at the same time.')]=8,
             per_call:Annotated[int, typer.Option(min=1, max=50, help='Pictures in one question.')]=1,
             rpm:_Minute=None, tpm:_Minute=None, max_usd:_Usd=1., max_calls:_Calls=None, dry_run:_Dry=False,
-            retry_failed:_Retry=False, rewrite:_Rewrite=False, offline:_Offline=False, batch:_Batch=None,
-            yes:_Yes=False):
+            retry_failed:_Retry=False, rewrite:_Rewrite=False, shots:_Shots=0, offline:_Offline=False,
+            limit:_Limit=None, replace:_Replace=False, batch:_Batch=None, yes:_Yes=False):
     "Write captions for a folder of pictures into its metadata.jsonl; may be stopped and started again."
     from promptgan import bulk
-    bar = sys.stderr.isatty()
-    if offline: return _report(bulk.caption_folder(folder, progress=bar))
-    cap = _captioner(rewrite, n=n, max_words=max_words, language=language or 'English', model=model, base_url=base_url,
-                     per_call=per_call, **(dict(style=style) if style else {}))
-    if batch: return _batch(batch.value, folder, cap, max_usd, max_calls, yes)
-    _say(str(bulk.estimate_folder(cap, folder)))
+    cap = _captioner(rewrite, offline, shots, n=n, max_words=max_words, language=language or 'English', style=style,
+                     include=include or (), avoid=avoid or (), prefix=prefix, suffix=suffix, template=template,
+                     model=model, base_url=base_url, per_call=per_call)
+    if batch and not cap.chat: raise typer.BadParameter('--batch asks a model: leave out --offline')
+    if batch and not (dry_run and batch == Batch.submit):
+        return _batch(batch, folder, cap, max_usd, max_calls, limit, yes)
+    if cap.chat: _say(str(bulk.estimate_folder(cap, folder, limit=limit, retry_failed=retry_failed)))
     if dry_run: return
-    _agree(cap.chat, max_usd, max_calls, yes)
-    _report(bulk.caption_folder(folder, cap, max_usd, max_calls, workers, rpm, tpm, retry_failed=retry_failed,
-                                progress=bar))
+    if cap.chat: _agree(cap.chat, max_usd, max_calls, yes)
+    _told(lambda: bulk.caption_folder(folder, cap, max_usd, max_calls, workers, rpm, tpm, retry_failed=retry_failed,
+                                      limit=limit, replace=replace, progress=sys.stderr.isatty()))
 
-def _captioner(rewrite, **kwargs):
+# %% ../nbs/18a_captioncli.ipynb #698b82ba
+def _captioner(rewrite, offline, shots, style, **kwargs):
     "The captioner that the options describe"
-    if rewrite: from promptgan.rewrite import ChatGPTRewriter as cls
-    else: from promptgan.captions import ChatGPTCaptioner as cls
-    return cls(**kwargs)
+    if offline:
+        from promptgan.captions import TemplateCaptioner
+        return TemplateCaptioner(n=kwargs['n'])
+    if style: kwargs['style'] = style
+    if rewrite:
+        from promptgan.rewrite import ChatGPTRewriter
+        return ChatGPTRewriter(shots=shots, **kwargs)
+    from promptgan.captions import ChatGPTCaptioner
+    return ChatGPTCaptioner(**kwargs)
 
-def _batch(what, folder, cap, max_usd, max_calls, yes):
+def _batch(what, folder, cap, max_usd, max_calls, limit, yes):
     "One of the three steps of batch mode"
     from promptgan import batch, bulk
-    if what == 'submit':
-        _say(str(bulk.estimate_folder(cap, folder))); _agree(cap.chat, max_usd, max_calls, yes)
-        jobs = batch.submit(folder, cap, max_usd, max_calls)
+    if what == Batch.submit:
+        _say(str(bulk.estimate_folder(cap, folder, limit=limit))); _agree(cap.chat, max_usd, max_calls, yes)
+        jobs = batch.submit(folder, cap, max_usd, max_calls, limit=limit)
         for id, n in jobs.items(): _say(f'{id}: {n:,} pictures; --batch status says when to --batch collect')
         if not jobs: _say('nothing to do')
-    elif what == 'status':
+    elif what == Batch.status:
         for id, s in batch.batch_status(folder, cap).items():
             _say(f"{id}: {s['status']}, {s['completed']:,} of {s['n']:,} done")
     else: _report(batch.collect(folder, cap))
 
 # %% ../nbs/18a_captioncli.ipynb #cf19d923
+def _prompts_cost(price, n, max_words, words):
+    "What `n` prompts can cost, in words"
+    from promptgan.invent import known_words
+    if price is None: return 'price not known: limit it with --max-calls'
+    known, rounds = known_words(words) or (), -(-n*3//50)   # one and a half times as many as it takes
+    question = 300 + 60*max_words*1.4 + 3*min(len(known), 1500)
+    return f'up to about {price.usd(rounds*question, 1.5*n*1.4*max_words):.4f} USD'
+
+# %% ../nbs/18a_captioncli.ipynb #bb6abf8b
 @app.command(epilog='Example: promptgan prompts "things on a farm" --n 100 --out farm.txt')
 def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
             n:Annotated[int, typer.Option('--n', min=1, max=10_000, help='How many.')]=100,
@@ -110,14 +144,12 @@ def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
     from promptgan.llm import ChatGPT
     if out and out.exists() and not overwrite: raise InputError(f'{out} exists: give another --out, or --overwrite')
     chat = ChatGPT(model, base_url, max_usd=max_usd, max_calls=max_calls)
-    usd = chat.price.usd(n*90, n*4*max_words) if chat.price else None   # with repeats and what is to be avoided
-    cost = 'price not known: limit it with --max-calls' if usd is None else f'up to about {usd:.4f} USD'
-    typer.echo(f'{n:,} prompts from {chat.model}: {cost}', err=True)
-    if dry_run: return
-    _agree(chat, max_usd, max_calls, yes)
     words = None
     if for_:
         from promptgan.pipeline import TextToImagePipeline
         words = TextToImagePipeline.from_pretrained(for_, 'cpu')
+    typer.echo(f'{n:,} prompts from {chat.model}: {_prompts_cost(chat.price, n, max_words, words)}', err=True)
+    if dry_run: return
+    _agree(chat, max_usd, max_calls, yes)
     lines = write_prompts(topic, n, words, max_words=max_words, language=language, save=out, chat=chat)
     _say(f'{len(lines):,} prompts in {out}' if out else '\n'.join(lines))

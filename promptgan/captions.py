@@ -16,6 +16,7 @@ from .items import clean_caption, clean_captions
 from .ledger import item_key
 from .llm import Answer, ChatGPT
 from .pictures import MAX_PIXELS, _bytes_of, _open, to_rgb
+from .prices import is_local
 from .readers import SPLITS, label_of
 from .wishes import Wishes, answer_schema, check_whole, read_items
 
@@ -209,6 +210,15 @@ def max_tokens(self:ChatGPTCaptioner,
 
 # %% ../nbs/04_captions.ipynb #76337998
 @patch
+def accept(self:ChatGPTCaptioner,
+    obj,    # the JSON object of an answer
+    ids,    # that were asked for
+    shots,  # pictures of those ids
+) -> dict:  # {number: [(language, caption), ...]}; items that are missing or of no use are left out
+    "What of an answer can be used; `LLMBadResponse` if it is nothing"
+    return read_items(obj, ids, self.wishes)
+
+@patch
 def ask(self:ChatGPTCaptioner,
     jobs,        # list of (shot, bytes)
     purse=None,  # `Purse` or `Ledger` that pays
@@ -216,8 +226,9 @@ def ask(self:ChatGPTCaptioner,
 ) -> tuple:      # ({number: captions}, Answer); numbers may be missing
     "One question about some pictures"
     user, ids = self.question(jobs)
-    check = lambda o: read_items(o, ids, self.wishes)
-    a = self.chat.ask(self.system, user, self.schema, check, self.max_tokens(len(jobs)), purse, stop)
+    check = lambda o: self.accept(o, ids, [s for s, _ in jobs])
+    schema = answer_schema(self.wishes, ids if is_local(self.chat.base_url) else None)
+    a = self.chat.ask(self.system, user, schema, check, self.max_tokens(len(jobs)), purse, stop)
     return {i: self.dress(jobs[i][0], pairs) for i, pairs in a.data.items()}, a
 
 @patch

@@ -9,7 +9,7 @@ __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'sp
 import json, time
 from pathlib import Path
 import torch
-from .core import InputError, read_json, show_grid, write_json
+from .core import InputError, LLMError, read_json, show_grid, write_json
 from .data import TextImageData
 from .datasets import emoji, scenes
 from .metrics import evaluate
@@ -46,6 +46,17 @@ def load_data(
 DEMO_RECIPES = dict(emoji=dict(pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
 
 # %% ../nbs/17a_demo.ipynb #54986e49
+def _more_words(data, out, resume, say):
+    "The data, its training captions also in ChatGPT's words; without key or credit with the words that there are"
+    from promptgan.rewrite import rewrite_data
+    tell, file = (lambda m: say(f'words     {m}')), out/'rewritten.json'
+    try: data = rewrite_data(data, file=file, ask=not resume, log=tell)
+    except LLMError as e:
+        tell(f'{e}; going on with the words that there are')
+        data = rewrite_data(data, file=file, ask=False)
+    tell(f'{sum(map(len, data.train.captions)):,} captions to learn from'); return data
+
+# %% ../nbs/17a_demo.ipynb #c301e804
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
@@ -74,6 +85,7 @@ def demo(
     n_eval:int=200,     # prompts in the exam
     progress:bool=True,
     judge_steps:int=300, # training of the independent encoder that judges retrieval
+    chatgpt:bool=False, # let ChatGPT say the training captions in other words, too; needs OPENAI_API_KEY
 ) -> dict:              # the numbers of evaluation.json
     "Show the data, learn the words, train the GAN, take the exam, write the report"
     if not 0 < minutes <= 10_000: raise InputError(f'minutes {minutes} must lie between 0 and 10000')
@@ -82,6 +94,7 @@ def demo(
         raise InputError(f'{out} holds a run already: give another folder with --out, or go on with --resume')
     data = load_data(data, seed=seed); say(f'data      {data!r}'); out.mkdir(parents=True, exist_ok=True)
     data.train.show_batch(24).save(out/'data.png'); say(f'          some of it: {out/"data.png"}')
+    if chatgpt: data = _more_words(data, out, resume, say)
     prompts = DEMO_PROMPTS.get(name) or [c[0] for c in data.train.captions[:8]]
     t1 = time.monotonic()
     log = lambda m: say(f'words     {m} from {sum(map(len, data.train.captions)):,} captions')

@@ -8,6 +8,7 @@ __all__ = ['synonyms', 'Grounded', 'nearest_word', 'ground_prompt']
 # %% ../nbs/13a_prompts.ipynb #d4e430f8
 import html, json, re, unicodedata, warnings
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import lru_cache
 import torch.nn.functional as F
 from .core import InputError, LLMAuthError, LLMBadResponse, LLMError
@@ -130,6 +131,12 @@ _SYSTEM = ('A text-to-image model knows only some words. Say the prompt in those
 _SCHEMA = dict(type='object', additionalProperties=False, required=['prompt'],
                properties=dict(prompt=dict(type='string')))
 
+def _changed(old, new):
+    "{piece of the prompt: what stands there now}, by comparing the two word by word"
+    a, b = (re.findall(r"\w[\w'-]*", t) for t in (old, new)); key = [[_plain(w) for w in t] for t in (a, b)]
+    steps = SequenceMatcher(None, *key, autojunk=False).get_opcodes()
+    return {' '.join(a[i:j]): ' '.join(b[k:l]) for kind, i, j, k, l in steps if kind in ('replace', 'delete')}
+
 def _by_chat(words, prompt, chat, purse):
     "`Grounded` by a language model"
     known = sorted(w for w in words.tokenizer.words if any(map(str.isalnum, w)))[:3000]
@@ -140,7 +147,7 @@ def _by_chat(words, prompt, chat, purse):
         return text
     user = json.dumps(dict(prompt=prompt, words=known), ensure_ascii=False)
     text = chat.ask(_SYSTEM, user, _SCHEMA, check, 700, purse).data
-    return Grounded(prompt, text, {}, 'ChatGPT')   # said anew as a whole: which word became which is not told
+    return Grounded(prompt, text, _changed(prompt, text), 'ChatGPT')
 
 def ground_prompt(
     pipe,        # trained pipeline, or anything with a `TextModel` as `.words`

@@ -95,12 +95,15 @@ def tidy(
 
 # %% ../nbs/03d_wishes.ipynb #812b461e
 def answer_schema(
-    wishes,  # `Wishes`
+    wishes,    # `Wishes`
+    ids=None,  # the ids that are asked for: then their number and that of the captions are fixed too
 ) -> dict:
     "JSON schema: a list of items, each with its id and its captions"
-    texts = dict(type='array', items=dict(type='string'))
+    many = (lambda n: dict(minItems=n, maxItems=n)) if ids else (lambda n: {})
+    texts = dict(type='array', items=dict(type='string'), **many(wishes.n))
     each = texts if not wishes.many else _object_of({l: texts for l in wishes.languages})
-    return _object_of(dict(items=dict(type='array', items=_object_of(dict(id=dict(type='string'), captions=each)))))
+    item = _object_of(dict(id=dict(type='string') | (dict(enum=list(ids)) if ids else {}), captions=each))
+    return _object_of(dict(items=dict(type='array', items=item, **many(len(ids or ())))))
 
 def _object_of(properties):
     return dict(type='object', additionalProperties=False, required=list(properties), properties=properties)

@@ -87,6 +87,11 @@ def test_c3_refused_key_ends_at_once(fault, serve, monkeypatch):
     with pytest.raises(LLMAuthError, match='OPENAI_API_KEY') as e: ask(s)
     assert len(s.asked) == 1 and s.asked[0]['auth'] == f'Bearer {CANARY}' and CANARY[3:] not in ''.join(traceback.format_exception(e.value))
 
+def test_c3_a_key_of_any_form_is_not_repeated(serve, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', 'c0ffee.c0ffee.c0ffee')    # other servers have keys that look like nothing
+    with pytest.raises(LLMAuthError, match=r'\*\*\*') as e: ask(serve('echo'))
+    assert 'c0ffee' not in ''.join(traceback.format_exception(e.value))
+
 @pytest.mark.parametrize('key', ['', 'sk a', 'sk-a\nb', '"sk-a"', "'sk-a'", 'sk-ä', 'sk-\x00'])
 def test_c3_malformed_key_asks_nothing(key, monkeypatch):
     if '\0' not in key: monkeypatch.setenv('OPENAI_API_KEY', key)
@@ -169,8 +174,8 @@ def test_c11_captions_go_to_their_pictures(serve, tmp_path):
     check_own(r.captions); check_own({x['file_name']: x['captions'] for x in rows(tmp_path)})
 
 def test_c11_an_answer_to_another_question_fits_nobody(serve, tmp_path):
-    s = serve('swapped', 'swapped'); jobs = [(Shot(f'{l}/1.png', label=l), b'') for l in 'abc']
-    cap = captioner(s); ids = [cap.key(*j)[:8] for j in jobs]
+    jobs = [(Shot(f'{l}/1.png', label=l), b'') for l in 'abc']
+    cap = captioner(serve()); ids = [cap.key(*j)[:8] for j in jobs]
     assert len(set(ids)) == 3    # made from the pictures: those of another question are others
     from promptgan.wishes import Wishes, read_items
     with pytest.raises(LLMBadResponse): read_items(dict(items=[dict(id='1', captions=['a', 'b'])]), ids, Wishes(n=2))
@@ -409,6 +414,16 @@ def test_c19_the_key_is_nowhere(serve, tmp_path, monkeypatch, capfd, caplog):
     assert len(rows(folder)) == 12 and any('Traceback' in t for t in told) and 'DEBUG' in caplog.text
     assert CANARY not in '\n'.join(told) and CANARY.encode() not in files and 'canary' not in '\n'.join(told)
 
+def test_c19_the_key_is_nowhere_on_the_command_line(serve, tmp_path):
+    "With --debug, and with openai's own log at its loudest"
+    s = serve('500', 'reset', 'echo'); folder = album(tmp_path/'photos', 4)
+    env = {**os.environ, 'OPENAI_API_KEY': CANARY, 'OPENAI_LOG': 'debug', 'PROMPTGAN_HOME': str(tmp_path/'home')}
+    cmd = [sys.executable, '-c', 'from promptgan.cli import main; main()', 'caption', folder, '--base-url', s.url, '--workers', '1', '--yes', '--debug']
+    p = subprocess.run(list(map(str, cmd)), env=env, cwd=tmp_path, capture_output=True, timeout=100)
+    files = b''.join(f.read_bytes() for f in tmp_path.rglob('*') if f.is_file())
+    assert p.returncode == 1 and b'LLMAuthError' in p.stderr and b'HTTP' in p.stderr and s.asked[-1]['auth'] == f'Bearer {CANARY}'
+    assert b'canary' not in p.stdout + p.stderr + files
+
 def test_c20_without_openai(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openai', None); folder = album(tmp_path, 3)
     assert len(caption_folder(folder, progress=False).captions) == 3 == len(rows(folder))
@@ -447,8 +462,9 @@ class TestSlow:
 
     def test_10_000_pictures(self, serve, tmp_path):
         s = serve(mix=.2, kinds=PASSING + LASTING, seed=0); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        r = night(s, tmp_path, 10_000, captioner(s))
-        print(f'{r}; {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024:.0f} MB more, with the server in the same process')
+        r = night(s, tmp_path, 10_000, captioner(s)); more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024
+        print(f'{r}; {more:.0f} MB more, with the server and all that it remembers in the same process')
+        assert more < 300
 
     def test_500_pictures_killed_five_times(self, forks, serve, tmp_path):
         kill_and_resume(forks, serve(latency=.01), album(tmp_path, 500), 500, 5)
