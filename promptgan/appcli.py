@@ -10,7 +10,6 @@ import json, os, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .base import InputError, PromptganError
 from .cli import _Device, _Model, _say, app, newest_run
 
 # %% ../nbs/18b_appcli.ipynb #cf78ec79
@@ -87,6 +86,7 @@ def _ready(self, seconds=60.):
     while time.monotonic() < end and self.process.poll() is None:
         try: socket.create_connection(('127.0.0.1', self.port), .2).close(); return
         except OSError: time.sleep(.1)
+    from promptgan.base import PromptganError
     self.log.seek(0); why = self.log.read().strip().split('\n')[-1][-300:]
     raise PromptganError(f'no page on port {self.port}: {why or "Voila does not answer"}; try another --port')
 
@@ -110,6 +110,7 @@ def serve(
 ):
     "Serve the page until Ctrl-C"
     from importlib.util import find_spec
+    from promptgan.base import InputError, PromptganError
     if find_spec('voila') is None: raise InputError('the app needs Voila: pip install "promptgan[browser]"')
     from promptgan.pipeline import _find
     model = _find(model).resolve(); code = f'from promptgan.appcli import page\npage({str(model)!r}, {device!r})'

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from .core import InputError, PictureGrid, atomic_write, rng, show_grid, to_pil
-from .frame import Frame, figure, link, png, safe
+from .frame import Frame
+from .look import figure, link
 from .pipeline import TextToImagePipeline, check_prompts
 from .playground import example_prompts
 

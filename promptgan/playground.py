@@ -12,7 +12,8 @@ import torch
 from fastcore.basics import patch
 from .core import InputError
 from .demo import DEMO_PROMPTS
-from .frame import Frame, figure, gallery, link, png, safe, zipped
+from .frame import Frame
+from .look import gallery, link, png, safe, zipped
 from .pipeline import TextToImagePipeline
 from .prompts import ground_prompt
 
