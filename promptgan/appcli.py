@@ -6,7 +6,7 @@
 __all__ = ['page', 'write_page', 'Server', 'serve', 'app_']
 
 # %% ../nbs/18b_appcli.ipynb #7670c976
-import json, os, signal, socket, subprocess, sys, tempfile, time
+import json, os, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -16,6 +16,7 @@ from .cli import _Device, _Model, _say, app, newest_run
 def page(
     model,       # run folder, pipeline folder or shipped name
     device=None, # None: the fastest there is
+    source=None, # what the code of a picture calls it; `model` if None
 ):               # a widget of two tabs
     "What a visitor sees"
     import ipywidgets
@@ -23,7 +24,7 @@ def page(
     from promptgan.pipeline import TextToImagePipeline
     from promptgan.playground import Playground
     pipe = TextToImagePipeline.from_pretrained(model, device)
-    parts = Playground(pipe, source=str(model)), Interpolation(pipe)
+    parts = Playground(pipe, source=str(source or model)), Interpolation(pipe)
     return ipywidgets.Tab([p.box for p in parts], titles=[p.title for p in parts])
 
 # %% ../nbs/18b_appcli.ipynb #089d1ee0
@@ -91,12 +92,16 @@ def _ready(self, seconds=60.):
     raise PromptganError(f'no page on port {self.port}: {why or "Voila does not answer"}; try another --port')
 
 def _exit(self, *_):
-    "As Ctrl-C would; Voila then ends the kernels of all visitors"
-    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if self.process.poll() is not None: break
-        self.process.send_signal(sig)
-        try: self.process.wait(8)
-        except subprocess.TimeoutExpired: pass
+    "End Voila, which ends the kernels of all visitors; whatever is left after some seconds is ended the hard way"
+    import psutil           # Jupyter needs it, too
+    try: kernels = psutil.Process(self.process.pid).children(recursive=True)
+    except psutil.Error: kernels = []
+    if self.process.poll() is None: self.process.terminate()
+    try: self.process.wait(4)
+    except subprocess.TimeoutExpired: self.process.kill(); self.process.wait(4)
+    for end in ('terminate', 'kill'):
+        for k in psutil.wait_procs(kernels, .1)[1]: getattr(k, end)()
+        kernels = psutil.wait_procs(kernels, 2)[1]
     self.log.close()
 Server._ready, Server.__exit__ = _ready, _exit
 
@@ -113,7 +118,7 @@ def serve(
     from promptgan.base import InputError, PromptganError
     if find_spec('voila') is None: raise InputError('the app needs Voila: pip install "promptgan[browser]"')
     from promptgan.pipeline import _find
-    model = _find(model).resolve(); code = f'from promptgan.appcli import page\npage({str(model)!r}, {device!r})'
+    code = f'from promptgan.appcli import page\npage({str(_find(model).resolve())!r}, {device!r}, {str(model)!r})'
     new = tempfile.TemporaryDirectory(prefix='promptgan-app-')
     with new as folder, Server(write_page(folder, code), port) as server:
         say(f'the app is at {server.url}  (Ctrl-C stops it)')

@@ -108,6 +108,7 @@ class WordAttention(Frame):
         self.line, self.legend, self.film = self.html(), self.html(), self.html()
         self.build(self.prompt, self.row(self.seed, self.go), self.line, self.legend, self.film)
 
+# %% ../nbs/17g_attention.ipynb #4174bea7
 @patch
 def look(self:WordAttention) -> bool:
     "Leave out each word of the prompt in turn, in a thread"

@@ -84,6 +84,7 @@ def _tell(self:DatasetBrowser, problems):
     head = f'problems: {len(problems):,}' if problems else 'no problems known'
     self.problems.value = f'<details><summary>{head}</summary><ul>{shown}{more}</ul></details>' if problems else head
 
+# %% ../nbs/17f_browse.ipynb #20ce5d8b
 @patch
 def _find(self:DatasetBrowser, _=None):
     self.hits, self.at = find_pictures(self.data, self.search.value or '', self.split.value), 0; self._show()

@@ -157,6 +157,7 @@ def _show(self:ArchitectureChooser, _=None):
     lines = '\n'.join(map(safe, code.split('\n')))
     self.code.value = f'<div>the code (a click selects it all):</div><pre tabindex="0">{lines}</pre>'
 
+# %% ../nbs/17h_chooser.ipynb #95916ff1
 @patch
 def probe(self:ArchitectureChooser) -> bool:
     "Measure all candidates on this machine, in a thread"

@@ -19,6 +19,7 @@ from .watch import Tail, _clock, curves, health, samples, time_left, trainer_of
 # %% ../nbs/17d_dashboard.ipynb #f944c7d9
 class _Silent: "In the place of a progress bar"
 
+# %% ../nbs/17d_dashboard.ipynb #f1917eb1
 class Trainer:
     "A learner in a thread: start, pause, go on, stop"
     def __init__(self,
@@ -203,7 +204,8 @@ def _follow(self:Dashboard):
     self.hold.disabled = True; self.refresh(); err = getattr(self.trainer, 'error', None)
     if err is not None: self.error = err; return self.say(f'{type(err).__name__}: {err}', 'bad')
     learn = getattr(self.trainer, 'learn', None); last = self.rows[-1]['step'] if self.rows else 0
-    self.say(f'{"stopped" if getattr(learn, "stop", None) else "done"} at step {getattr(learn, "step", last):,}', 'good')
+    how = 'stopped' if getattr(learn, 'stop', None) else 'done'
+    self.say(f'{how} at step {getattr(learn, "step", last):,}', 'good')
 
 # %% ../nbs/17d_dashboard.ipynb #ab1472b5
 @patch

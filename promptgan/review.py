@@ -55,6 +55,7 @@ def _decided(row, captions, state):
     if captions: new |= dict(text=captions[0], captions=captions)
     return new | (dict(langs=[lang.get(c, '') for c in captions]) if any(lang.get(c) for c in captions) else {})
 
+# %% ../nbs/17e_review.ipynb #7c4b10f1
 def save_review(
     folder,     # of the pictures
     name:str,   # of the picture
@@ -62,7 +63,8 @@ def save_review(
     state='',   # 'accepted', 'rejected' or '' for undecided
 ) -> list:      # the captions as they were written
     "Write the captions and the decision of one picture into metadata.jsonl"
-    texts, path = clean_captions(captions)[0], Path(folder)/'metadata.jsonl'; known = {e.name: e for e in entries(folder)}
+    texts, path = clean_captions(captions)[0], Path(folder)/'metadata.jsonl'
+    known = {e.name: e for e in entries(folder)}
     if name not in known: raise InputError(f'no picture {name!r} in this folder')
     if state not in ('', 'accepted', 'rejected'):
         raise InputError(f"state {state!r}: choose '', 'accepted' or 'rejected'")
@@ -159,6 +161,7 @@ def _show(self:CaptionReview):
 def _filter(self:CaptionReview, _=None):
     self._keep(); self.list, self.at = filter_entries(self.found, self.which.value, self.search.value), 0; self._show()
 
+# %% ../nbs/17e_review.ipynb #a8ab5983
 @patch
 def _keep(self:CaptionReview, state=None):
     "Save the current picture if it was changed or decided"
