@@ -1,5 +1,5 @@
 "Widgets in a real Chromium, in Voila and in JupyterLab: what a person types, presses and sees"
-import json, os, re, select, shutil, signal, socket, subprocess, sys, time
+import io, json, os, re, select, shutil, signal, socket, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
@@ -9,6 +9,7 @@ pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason='no Chromium here: apt
               pytest.mark.skipif(not (find_spec('voila') and find_spec('playwright')), reason='pip install "promptgan[browser]"')]
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync']
+PATIENCE = float(os.environ.get('PROMPTGAN_PATIENCE', 1))   # times the usual waiting, for a machine that is busy with other things
 SHOTS = os.environ.get('PROMPTGAN_SCREENSHOTS')   # a folder: screenshots for the notebooks go there
 HOSTILE = 'a red house <script>window.hacked=1</script><img src=x onerror="window.hacked=1"> </title> /etc/passwd'
 
@@ -26,26 +27,30 @@ def context(tmp_path_factory):
     with sync_playwright() as p:
         browser = p.chromium.launch_persistent_context(str(tmp_path_factory.mktemp('profile')), executable_path=CHROMIUM, headless=True,
                                                        viewport=dict(width=1000, height=900), args=FLAGS)
-        browser.set_default_timeout(30_000); yield browser; browser.close()
+        browser.set_default_timeout(30_000*PATIENCE); yield browser; browser.close()
 
 class Visit:
     "A page, and what it asked of other hosts"
     def __init__(self, context, url, wait):
         self.page, self.foreign = context.new_page(), []
         self.page.on('request', lambda r: self.foreign.append(r.url) if not re.match('(http|ws)://127.0.0.1|data:|blob:', r.url) else None)
-        self.page.goto(url, wait_until='domcontentloaded', timeout=120_000)   # a kernel starts and loads torch
-        self.button(wait).wait_for(timeout=60_000)
+        self.page.goto(url, wait_until='domcontentloaded', timeout=120_000*PATIENCE)   # a kernel starts and loads torch
+        self.button(wait).wait_for(timeout=60_000*PATIENCE)
     def button(self, name): return self.page.get_by_role('button', name=name, exact=True)
     def press(self, name): self.button(name).click()
     def field(self, label): return self.page.get_by_label(label, exact=True)
     def told(self, text): self.page.locator('[role=status], [role=alert]').filter(has_text=text, visible=True).first.wait_for()
     def images(self): return self.page.eval_on_selector_all('img', 'all => all.filter(i => i.offsetParent).map(i => i.src)')
     def shoot(self, name):
-        if SHOTS: self.page.locator('.pg-frame').filter(visible=True).first.screenshot(path=f'{SHOTS}/{name}.png')
+        "A screenshot for the notebooks, in few colours so that it is small"
+        if not SHOTS: return
+        from PIL import Image
+        data = self.page.locator('.pg-frame').filter(visible=True).first.screenshot()
+        Image.open(io.BytesIO(data)).convert('RGB').quantize(96, dither=0).save(f'{SHOTS}/{name}.png', optimize=True)
 
 def until(test, seconds=20.):
     "Wait for something to be true"
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds*PATIENCE
     while not test():
         assert time.monotonic() < end, 'it never happened'
         time.sleep(.02)
@@ -86,7 +91,7 @@ def app(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp('app'); (folder/'runs').mkdir(); (folder/'runs'/'demo').symlink_to(model)
     line = [sys.executable, '-c', 'import promptgan.cli as c; c.main()', 'app', '--model', 'runs/demo', '--port', port, '--no-browser']
     process = subprocess.Popen(list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
-    assert select.select([process.stdout], [], [], 90)[0], process.kill() or process.communicate()
+    assert select.select([process.stdout], [], [], 90*PATIENCE)[0], process.kill() or process.communicate()
     process.url = re.search(r'http://\S+', process.stdout.readline())[0]
     yield process
     if process.poll() is None: process.kill()
