@@ -8,7 +8,9 @@ _WHERE = dict(TextToImagePipeline='pipeline', TextImageData='data', check_folder
               InputError='base', CheckpointError='base', CheckpointCorrupt='base', CheckpointMismatch='base', RunLocked='base',
               TrainingDiverged='base', LLMError='base', BudgetExceeded='base', ChatGPT='llm', ChatGPTCaptioner='bulk',
               TemplateCaptioner='captions', caption_folder='bulk', ChatGPTRewriter='rewrite', rewrite_captions='rewrite',
-              write_prompts='invent', ground_prompt='prompts')
+              write_prompts='invent', ground_prompt='prompts', Playground='playground', Interpolation='interpolation',
+              Dashboard='dashboard', CaptionReview='review', DatasetBrowser='browse', ArchitectureChooser='chooser',
+              WordAttention='attention')
 __all__ = list(_WHERE)
 
 def __getattr__(name):  # PEP 562: a name loads its module when it is first used, so that `promptgan --help` need not wait for torch

@@ -284,7 +284,7 @@ def _run(args=None):
     debug = '--debug' in args[:end]; args = [a for a in args[:end] if a != '--debug'] + args[end:]
     if any(re.match(r'--?([\w-]*[-_])?(api)?(key|token|secret|password)(=|$)', a, re.I) for a in args[:end]):
         typer.echo('Error: keys are never arguments, others can see them: use OPENAI_API_KEY', err=True); return 2
-    from promptgan import captioncli   # adds `caption` and `prompts`
+    from promptgan import appcli, captioncli   # add `app`, `caption` and `prompts`
     try:
         with typer.main.get_command(app).make_context('promptgan', args) as ctx: ctx.command.invoke(ctx)
     except typer.Exit as err: return err.exit_code

@@ -65,7 +65,7 @@ USAGE = ['nonsense', 'demo extra', 'demo --nonsense', 'demo --minutes', 'demo --
          'demo --minutes inf', 'demo --seed -1', 'demo --seed 1.5', 'demo --precision fp16', 'train', 'train x --preset huge',
          'train x --minutes 1 --kimg 1', 'train x --kimg 1 --epochs 1', 'train x --lr 0', 'train x --lr nan', 'train x --lr-decay step',
          'train x --size 0', 'train x --batch-size 1', 'train x --save-every 0', 'train x --kimg inf', 'generate', 'generate x --n 0',
-         'generate x --truncation 3', 'interpolate m a', 'interpolate m a b --steps 1', 'check', 'info x']
+         'generate x --truncation 3', 'interpolate m a', 'interpolate m a b --steps 1', 'check', 'info x', 'app x', 'app --port 0', 'app --port 70000']
 
 @pytest.mark.parametrize('line', USAGE)
 def test_wrong_usage_is_2(line, call):
@@ -83,13 +83,13 @@ def test_keys_are_never_arguments(word, call):
     status, out, err = call('demo', word, 'sk-mine')
     assert (status, out) == (2, '') and 'use OPENAI_API_KEY' in err and 'sk-' not in err
 
-@pytest.mark.parametrize('name', 'demo train generate check info interpolate caption prompts'.split())
+@pytest.mark.parametrize('name', 'demo train generate check info interpolate caption prompts app'.split())
 def test_help_shows_an_example(name, call):
     status, out, err = call(name, '--help')
     assert (status, err) == (0, '') and f'Example: promptgan {name}' in out
     assert all(o in out for o in FLAGS[name].split())
 
-FLAGS = dict(demo='--data --minutes --seed --out', check='folder', info='Usage', interpolate='model a b',
+FLAGS = dict(app='--model --port --browser --no-browser', demo='--data --minutes --seed --out', check='folder', info='Usage', interpolate='model a b',
              train='--preset --from --size --minutes --kimg --epochs --batch-size --lr --lr-decay --prompts --save-every --resume --seed --out',
              generate='--model --n --seed --truncation --out --overwrite --chatgpt', prompts='topic --n --out --max-usd --yes',
              caption='--n --max-words --language --model --base-url --workers --max-usd --max-calls --dry-run --retry-failed --batch --yes')
@@ -183,6 +183,18 @@ def test_check_says_by_its_status(call, module):
     for ok, status in ((True, 0), (False, 1)):
         module('check', check_folder=lambda folder: types.SimpleNamespace(ok=ok, __str__=None))
         assert call('check', 'x')[0] == status
+
+@pytest.mark.parametrize('line, model, browser', [('--model m --no-browser', 'm', False), ('', os.path.join('runs', 'mine'), True)])
+def test_app_serves_a_model(line, model, browser, call, tmp_path, monkeypatch):
+    from promptgan import appcli
+    config = tmp_path/'runs'/'mine'/'pipeline'/'config.json'; config.parent.mkdir(parents=True); config.touch(); monkeypatch.chdir(tmp_path)
+    asked = []; monkeypatch.setattr(appcli, 'serve', lambda *args, say: asked.append(args))
+    assert call('app', *line.split())[0] == 0 and (str(asked[0][0]), *asked[0][1:]) == (model, 8866, browser, None)
+
+def test_stopped_app(call, monkeypatch):
+    from promptgan import appcli
+    def serve(*args, say): raise KeyboardInterrupt
+    monkeypatch.setattr(appcli, 'serve', serve); assert call('app', '--model', 'm') == (130, '', 'stopped\n')
 
 # --- processes; none of them imports torch, so they are quick
 
