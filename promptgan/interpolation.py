@@ -57,7 +57,7 @@ def walk(
     "Walk from one prompt and seed to another"
     if type(steps) is not int or not 2 <= steps <= 1000: raise InputError(f'steps={steps!r}: give 2 to 1000')
     prompts, _ = check_prompts(pipe.words, [a, b]); e = pipe.words(prompts).cpu(); t = torch.linspace(0, 1, steps)
-    z0, z1 = (pipe._noise(1, torch.Generator().manual_seed(s), 1.)[0] for s in seeds)
+    z0, z1 = (pipe._noise([a], 1, torch.Generator().manual_seed(s), 1.)[0] for s in seeds)
     z, emb, images = arc(z0, z1, t), e[:1]*(1 - t[:, None]) + e[1:]*t[:, None], []
     for i in range(0, steps, 16):
         if stop is not None and stop.is_set(): break
