@@ -280,6 +280,7 @@ def _failed(err):
 
 def _run(args=None):
     "Run a command; returns the exit status"
+    from promptgan import evalcli   # adds `evaluate`
     args = list(sys.argv[1:] if args is None else args); end = args.index('--') if '--' in args else len(args)
     debug = '--debug' in args[:end]; args = [a for a in args[:end] if a != '--debug'] + args[end:]
     if any(re.match(r'--?([\w-]*[-_])?(api)?(key|token|secret|password)(=|$)', a, re.I) for a in args[:end]):

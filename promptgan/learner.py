@@ -273,7 +273,8 @@ def _fit(self, steps=None, minutes=None, images=None, resume=False):
             for opt in (self.opt_g, self.opt_d): opt.param_groups[0]['lr'] = self.lr_now()
             b = self.batches(self.step, self.device, self.rank, world_size())
             if self.precision.channels_last: b.real = b.real.contiguous(memory_format=torch.channels_last)
-            self.logs, fine = gan_step(self.G, self.D, self.recipe, b, self.opt_g, self.opt_d, self.frac, auto)
+            step = getattr(self.recipe, 'step', gan_step)   # another recipe may bring its own
+            self.logs, fine = step(self.G, self.D, self.recipe, b, self.opt_g, self.opt_d, self.frac, auto)
             bad = 0 if fine else bad + 1; self.skipped += not fine
             if bad >= 10:
                 raise TrainingDiverged(f'the gradients of ten steps in a row, to step {self.step}, were not finite: '

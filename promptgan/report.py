@@ -111,7 +111,7 @@ def _text(v):
     return '' if v is None else html.escape(f'{v:,}' if type(v) is int else str(v))
 
 _COLUMNS = dict(value='value', ceiling='ceiling: real pictures', floor='floor: pictures of other words',
-                mean_picture='mean picture')
+                mean_picture='mean picture', nearest_train='nearest training picture', best_of_4='best of 4')
 
 def _table(numbers):
     "Numbers with intervals, ceilings and floors, then the plain facts"
@@ -119,7 +119,7 @@ def _table(numbers):
     cols = [c for c in _COLUMNS if any(v.get(c) is not None for v in rows.values())]
     def cells(name, v):
         span = f"{_text(v.get('low'))} to {_text(v.get('high'))}" if v.get('low') is not None else ''
-        return [html.escape(name.replace('_', ' ')), *(_text(v.get(c)) for c in cols), span]
+        return [html.escape(name.replace('_', ' ')), *(_text(v.get(c)) for c in cols), span or _text(v.get('reason'))]
     head = _row(['', *(html.escape(_COLUMNS[c]) for c in cols), '95% interval'], 'th')
     body = ''.join(_row(cells(k, v)) for k, v in rows.items())
     table = f'<table class="numbers">{head}{body}</table>' if rows else ''
@@ -147,15 +147,24 @@ table{border-collapse:collapse} th,td{padding:.2em .9em .2em 0;text-align:left;v
 pre{padding:.8em;border:1px solid #8886;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere}
 '''
 
+def _nearest(fake, data):
+    "The training picture nearest to each drawn one, and its words"
+    from promptgan.pixels import nearest_pictures
+    if len(data.train) < 2: return [], []
+    i = nearest_pictures(fake.float(), data.train.imgs)[1][:, 0].tolist()
+    return data.train.imgs[i], [data.train.captions[j][0] for j in i]
+
 def _exam(data, pipe, n=12):
-    "Real pictures above, drawn ones for the same words below"
+    "Real pictures above, drawn ones for the same words below, then the nearest training pictures: is it a copy?"
     exam = next((d for d in (data.heldout, data.valid, data.train) if len(d)), data); idx = _spread(len(exam), n)
     if not idx: return ''
     caps = [exam.captions[i][0] for i in idx]; half, n, out = (len(idx) + 1)//2, len(idx), ''
     fake, real = pipe(caps, output_type='pt', generator=rng(0)).images, exam.floats(idx)
+    near, words = _nearest(fake, data)
+    rows = [('real', real, caps), ('drawn', fake, caps), ('nearest training pictures', near, words)]
     for i in range(0, n, half):
-        c = caps[i:i+half]
-        out += f'<h3>real</h3>{_grid(real[i:i+half], c, half)}<h3>drawn</h3>{_grid(fake[i:i+half], c, half)}'
+        for t, x, c in rows:
+            if len(x): out += f'<h3>{t}</h3>{_grid(x[i:i+half], c[i:i+half], half)}'
     return out
 
 def _config(run):

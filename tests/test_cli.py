@@ -65,7 +65,8 @@ USAGE = ['nonsense', 'demo extra', 'demo --nonsense', 'demo --minutes', 'demo --
          'demo --minutes inf', 'demo --seed -1', 'demo --seed 1.5', 'demo --precision fp16', 'train', 'train x --preset huge',
          'train x --minutes 1 --kimg 1', 'train x --kimg 1 --epochs 1', 'train x --lr 0', 'train x --lr nan', 'train x --lr-decay step',
          'train x --size 0', 'train x --batch-size 1', 'train x --save-every 0', 'train x --kimg inf', 'generate', 'generate x --n 0',
-         'generate x --truncation 3', 'interpolate m a', 'interpolate m a b --steps 1', 'check', 'info x', 'app x', 'app --port 0', 'app --port 70000']
+         'generate x --truncation 3', 'interpolate m a', 'interpolate m a b --steps 1', 'check', 'info x', 'app x', 'app --port 0', 'app --port 70000',
+         'evaluate m', 'evaluate m d --n 1', 'evaluate m d --split maybe', 'evaluate m d --seed -1']
 
 @pytest.mark.parametrize('line', USAGE)
 def test_wrong_usage_is_2(line, call):
@@ -83,7 +84,7 @@ def test_keys_are_never_arguments(word, call):
     status, out, err = call('demo', word, 'sk-mine')
     assert (status, out) == (2, '') and 'use OPENAI_API_KEY' in err and 'sk-' not in err
 
-@pytest.mark.parametrize('name', 'demo train generate check info interpolate caption prompts app'.split())
+@pytest.mark.parametrize('name', 'demo train generate check info interpolate caption prompts app evaluate'.split())
 def test_help_shows_an_example(name, call):
     status, out, err = call(name, '--help')
     assert (status, err) == (0, '') and f'Example: promptgan {name}' in out
@@ -91,7 +92,7 @@ def test_help_shows_an_example(name, call):
 
 FLAGS = dict(app='--model --port --browser --no-browser', demo='--data --minutes --seed --out', check='folder', info='Usage', interpolate='model a b',
              train='--preset --from --size --minutes --kimg --epochs --batch-size --lr --lr-decay --prompts --save-every --resume --seed --out',
-             generate='--model --n --seed --truncation --out --overwrite --chatgpt', prompts='topic --n --out --max-usd --yes',
+             generate='--model --n --seed --truncation --out --overwrite --chatgpt', prompts='topic --n --out --max-usd --yes', evaluate='model data --split --n --seed --json --nearest --overwrite',
              caption='--n --max-words --language --model --base-url --workers --max-usd --max-calls --dry-run --retry-failed --batch --yes')
 
 # --- what the commands do
@@ -178,6 +179,24 @@ def test_newest_run_is_taken(pipe, call, tmp_path, monkeypatch):
 def test_interpolate_writes_one_picture(pipe, call, tmp_path):
     assert call('interpolate', 'm', 'a cat', 'a dog', '--steps', 3, '--out', tmp_path)[0] == 0
     assert pipe == ['m', ('a cat', 'a dog', 3)] and [p.name for p in tmp_path.iterdir()] == ['a-cat-to-a-dog-0.png']
+
+def test_evaluate_writes_numbers(call, module, tmp_path):
+    asked, grid = [], types.SimpleNamespace(save=lambda path: open(path, 'w').close())
+    result = types.SimpleNamespace(to_dict=lambda: dict(mae=dict(value=.1)), nearest=grid, __str__=None)
+    class Model:
+        size = 64
+        @classmethod
+        def from_pretrained(cls, name, device=None): asked.append(name); return cls()
+    module('metrics', evaluate=lambda pipe, exam, n, seed, train: asked.append((exam, n, seed, train)) or result)
+    module('pipeline', TextToImagePipeline=Model)
+    from promptgan import evalcli
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evalcli, 'exam_data', lambda *args: (args, None))
+        words = 'evaluate', 'm', 'scenes', '--split', 'train', '--n', 9, '--seed', 3, '--json', tmp_path/'a'/'s.json', '--nearest', tmp_path/'near.png'
+        assert call(*words)[0] == 0 and asked == ['m', (('scenes', 64, 'train', 9, 3), 9, 3, None)]
+        assert (tmp_path/'a'/'s.json').read_text().strip().startswith('{') and (tmp_path/'near.png').exists()
+        status, out, err = call(*words); assert (status, out, err.count('\n')) == (1, '', 1) and '--overwrite' in err and len(asked) == 2
+        assert call(*words, '--overwrite')[0] == 0
 
 def test_check_says_by_its_status(call, module):
     for ok, status in ((True, 0), (False, 1)):
