@@ -167,6 +167,7 @@ def contrast(
     family:int=8,      # pictures per family of similar captions; 1: random batches
     swaps:bool=True,   # swapped captions as wrong answers?
     params=None,       # what is trained; None: all
+    pictures=None,     # `PictureContest`: captions are trained against pictures as well
     log=None,          # called with (step, loss, fraction done) now and then
 ):
     "Contrastive training; returns the head, which is thrown away in the end (SimCLR, Chen 2020)"
@@ -174,7 +175,8 @@ def contrast(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=g)))
         head = nn.Linear(enc.mean.shape[0], enc.config['e'])
-    opt = torch.optim.AdamW([*(params or enc.parameters()), *head.parameters(), scale], lr, betas=(.9, .98))
+    opt = torch.optim.AdamW([*(params or enc.parameters()), *head.parameters(), scale,
+                             *(pictures.parameters() if pictures else ())], lr, betas=(.9, .98))
     step, t0 = 0, time.monotonic()
     while (done := step/steps if steps is not None else (time.monotonic()-t0)/(60*minutes + 1e-9)) < 1:
         opt.param_groups[0]['lr'] = lr*min(1, (step+1)/30)*(.5 + .5*math.cos(math.pi*done))
@@ -182,6 +184,7 @@ def contrast(
         za, zb, zs = head(enc.features(torch.cat([a, b, s]))).chunk(3)
         first = caps.flat[caps.start[idx]]; same = (first[:, None] == first[None]).all(-1)
         loss = swap_contrastive(za, zb, zs, able & swaps, same, scale.exp())
+        if pictures: loss = loss + pictures(idx, zb, zs, able & swaps, same, scale.exp())   # zs are swapped from b
         opt.zero_grad(); loss.backward(); opt.step(); step += 1
         with torch.no_grad(): scale.clamp_(max=math.log(50.))
         if log and step % 10 == 0: log(step, loss.item(), done)
