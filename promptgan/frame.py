@@ -108,6 +108,7 @@ class Frame:
     def __init__(self):
         self.kit, self.stopping, self.error = _ipywidgets(), threading.Event(), None
         self.jobs, self.thread, self._lock, self._burst = 0, None, threading.Lock(), (None, 0.)
+        self._idle = threading.Event(); self._idle.set()
         self.panels = []; self.head = self.html(f'{_STYLE}<h2>{safe(self.title)}</h2>')
         self.status = self.html(); self.stop_button = self.button('Stop', self.stop); self.stop_button.disabled = True
         self.say('ready')
@@ -189,7 +190,7 @@ def start(self:Frame,
     with self._lock:
         now = time.monotonic(); same = key is not None and key == self._burst[0] and now - self._burst[1] < .4
         if self.busy or same: self._burst = (self._burst[0], now); return False
-        self._burst = (key, now); self.stopping.clear(); self.jobs += 1; self.error = None
+        self._burst = (key, now); self.stopping.clear(); self._idle.clear(); self.jobs += 1; self.error = None
         self.thread = threading.Thread(target=self._work, args=(job, args), daemon=True); self.thread.start()
     return True
 
@@ -198,8 +199,8 @@ def _work(self:Frame, job, args):
     "The thread of a job"
     self.stop_button.disabled = False
     try: self.guard(job, *args)
-    finally: self.stop_button.disabled = True
-Frame.busy = property(lambda self: self.thread is not None and self.thread.is_alive(), doc='Whether a job is under way')
+    finally: self.stop_button.disabled = True; self._idle.set()
+Frame.busy = property(lambda self: not self._idle.is_set(), doc='Whether a job is under way')
 
 # %% ../nbs/17_frame.ipynb #cd808a09
 @patch
@@ -210,9 +211,9 @@ def stop(self:Frame):
 @patch
 def wait(self:Frame, seconds=60.):
     "Wait for the job; Ctrl-C or an interrupted kernel stops it first. True when it has ended"
-    try:
-        if self.thread: self.thread.join(seconds)
-    except KeyboardInterrupt: self.stop(); self.thread.join(10)
+    try: self._idle.wait(seconds)   # not Thread.join: after Ctrl-C Python 3.11 believes it to be over
+    except KeyboardInterrupt: self.stop(); self._idle.wait(10)
+    if self.thread and not self.busy: self.thread.join(1)
     return not self.busy
 
 @patch

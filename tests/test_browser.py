@@ -175,12 +175,12 @@ WORKSHOP = """
 import sys; sys.path.append({tests!r})
 import ipywidgets
 from promptgan import text_gan_learner
-from promptgan.widgets import ArchitectureChooser, CaptionReview, Dashboard, DatasetBrowser, WordAttention
+from promptgan.widgets import ArchitectureChooser, CaptionReview, Dashboard, DatasetBrowser, WordAttention, probe_preset
 from tinymodel import tiny_pipeline
 pipe, data = tiny_pipeline(64)
 learn = text_gan_learner(data, 'nano', out={run!r}, words=pipe.words, bs=4, precision='fp32', progress=False, sample_seconds=.7)
 parts = [Dashboard(learn, minutes=10, every=.3), CaptionReview({photos!r}), DatasetBrowser({photos!r}), WordAttention(pipe, 'a red house at night'),
-         ArchitectureChooser(seconds=1)]
+         ArchitectureChooser(seconds=1, measure=lambda preset, seconds, **kw: probe_preset('nano', .1, bs=4))]   # the large ones take long
 ipywidgets.Tab([p.box for p in parts], titles=[p.title for p in parts])
 """
 
