@@ -1,5 +1,5 @@
 "Widgets in a real kernel: it is interrupted while it trains, and the text is hostile (W1, W4)"
-import json, time
+import os, time
 from pathlib import Path
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -56,6 +56,8 @@ def test_hostile_prompt_is_text_in_every_output(kernel):
     data = out[-1]['data']; assert 'application/vnd.jupyter.widget-view+json' in data
     page = data['text/html']; assert '<script' not in page and '</title' not in page and '&lt;script&gt;x&lt;/script&gt;' in page and 'root:' not in page
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get('PROMPTGAN_SLOW'), reason='set PROMPTGAN_SLOW to run it')
 def test_training_in_a_process_outlives_its_dashboard(tmp_path):
     from PIL import Image
     from promptgan.dashboard import Dashboard, TrainProcess
