@@ -1,0 +1,82 @@
+"Widgets in a real kernel: it is interrupted while it trains, and the text is hostile (W1, W4)"
+import os, time
+from pathlib import Path
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+TESTS = str(Path(__file__).parent)
+START = f'''
+import sys, threading; sys.path.append({TESTS!r})
+from pathlib import Path
+from promptgan import text_gan_learner
+from promptgan.widgets import Dashboard, Playground
+from tinymodel import tiny_pipeline
+pipe, data = tiny_pipeline(64)
+learn = text_gan_learner(data, 'nano', out='run', words=pipe.words, bs=4, precision='fp32', progress=False, resume=True)
+def children(): return [p for p in Path('/proc').glob('[0-9]*/stat') if p.read_text().rsplit(')', 1)[1].split()[1] == str(__import__('os').getpid())]
+before = {{t.name for t in threading.enumerate()}}
+'''
+
+@pytest.fixture(scope='module')
+def kernel(tmp_path_factory):
+    manager, client = start_new_kernel(cwd=str(tmp_path_factory.mktemp('kernel')))
+    yield manager, client
+    client.stop_channels(); manager.shutdown_kernel(now=True)
+
+def run(kernel, code, interrupt_when=None, seconds=120):
+    "Execute, interrupt a moment after a text was said; the outputs"
+    manager, client = kernel; out = []
+    id = client.execute(code, stop_on_error=False); end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if interrupt_when and interrupt_when in said(out): time.sleep(1.5); manager.interrupt_kernel(); interrupt_when = None
+        try: msg = client.get_iopub_msg(timeout=.2)
+        except Exception: continue
+        if msg['parent_header'].get('msg_id') != id: continue
+        if msg['msg_type'] in ('stream', 'execute_result', 'display_data', 'error'): out.append(msg['content'])
+        if msg['msg_type'] == 'status' and msg['content']['execution_state'] == 'idle': return out
+    raise TimeoutError(f'no end of: {code}; {out}')
+
+def said(out): return ''.join(o.get('text', '') or '\n'.join(o.get('traceback', [])) for o in out)
+
+def test_interrupt_while_it_trains(kernel):
+    out = run(kernel, START); assert not said(out), said(out)
+    out = run(kernel, 'print("go"); learn.fit(minutes=5); print(learn.stop, learn.step > 0, len(children()), len({t.name for t in threading.enumerate()} - before))', 'go')
+    assert said(out).split()[1:] in (['SIGINT', 'True', '0', '0'], ['interrupted', 'True', '0', '0'])
+    out = run(kernel, 'at = learn.step; learn.fit(steps=3, resume=True); print(learn.step - at, learn.stop)'); assert said(out) == '3 None\n'
+
+def test_interrupt_while_a_dashboard_waits(kernel):
+    out = run(kernel, 'd = Dashboard(learn, minutes=5, every=.2); d.go.click(); print("go"); print(d.wait(300), d.trainer.running, *{t.name for t in threading.enumerate() if "(" in t.name} - before)', 'go')
+    assert said(out) == 'go\nTrue False\n'   # threads with a bracket in their name are ours; others are of Jupyter
+    out = run(kernel, 'at = learn.step; d = Dashboard(learn, steps=3, every=.2); d.go.click(); d.wait(); print(learn.step - at, d.message == f"done at step {learn.step}")')
+    assert said(out) == '3 True\n'
+
+def test_hostile_prompt_is_text_in_every_output(kernel):
+    bad = 'a red house <script>x</script> </title> /etc/passwd'
+    out = run(kernel, f'play = Playground(pipe, {bad!r}); play.go.click(); play.wait(); play')
+    data = out[-1]['data']; assert 'application/vnd.jupyter.widget-view+json' in data
+    page = data['text/html']; assert '<script' not in page and '</title' not in page and '&lt;script&gt;x&lt;/script&gt;' in page and 'root:' not in page
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get('PROMPTGAN_SLOW'), reason='set PROMPTGAN_SLOW to run it')
+def test_training_in_a_process_outlives_its_dashboard(tmp_path):
+    from PIL import Image
+    from promptgan.dashboard import Dashboard, TrainProcess
+    from promptgan.watch import trainer_of
+    photos, run = tmp_path/'photos', tmp_path/'run'; photos.mkdir()
+    for i, colour in enumerate(('red', 'green', 'blue', 'gold')):
+        Image.new('RGB', (64, 64), colour).save(photos/f'{i}.png'); (photos/f'{i}.txt').write_text(f'a {colour} square')
+    args = [photos, '--preset', 'nano', '--kimg', '100', '--batch-size', '2', '--precision', 'fp32']
+    d = Dashboard(run, train=args, every=.3); d.go.click(); end = time.monotonic() + 120
+    while len(d.rows) < 1 and d.trainer.running and time.monotonic() < end: time.sleep(.1)
+    assert d.rows and trainer_of(run) == d.trainer.process.pid and 'time left' in d.facts.value, (run/'train.log').read_text()
+    d.leaving = True; d.stopping.set(); d.wait(5)                    # the kernel is gone; the training is not
+    later = Dashboard(run, train=args, every=.3); assert later.busy and later.rows and later.trainer.process is None
+    start = time.monotonic(); later.stop_button.click(); later.wait(20); print(f'stopped in {time.monotonic() - start:.1f} s')
+    assert d.trainer.process.wait(20) == 143 and trainer_of(run) is None and not later.busy
+    step = later.rows[-1]['step']; assert list((run/'checkpoints').glob('step_*'))
+    later.go.click()                                                 # Start goes on from there
+    while trainer_of(run) is None and later.trainer.running and time.monotonic() < end: time.sleep(.1)
+    while later.rows[-1]['step'] <= step and later.trainer.running and time.monotonic() < end: time.sleep(.1)
+    assert later.rows[-1]['step'] > step, (run/'train.log').read_text()
+    later.stop_button.click(); later.trainer.stop(20); later.wait(20); assert not later.trainer.running
+    bad = TrainProcess([tmp_path/'nothing'], tmp_path/'bad'); bad.start(); bad.process.wait(60); assert 'Error' in str(bad.error)
