@@ -222,8 +222,9 @@ def test_attention(workshop):
     v = workshop; tab(v, 'Attention to words'); v.press('Leave out each word'); v.told('5 words'); assert len(v.images()) == 6; readable(v); v.shoot('attention')
 
 def test_chooser(workshop):
-    v = workshop; tab(v, 'Which networks?'); v.press('Probe 1 s'); v.told('measured 4 presets'); v.page.get_by_label('preset').select_option('nano')
-    v.page.get_by_text("preset='nano'").wait_for(); readable(v); v.shoot('chooser')
+    v = workshop; tab(v, 'Which networks?'); v.button('Probe 1 s').wait_for(); v.shoot('chooser')   # before the probe, which is a stand-in here
+    v.press('Probe 1 s'); v.told('measured 4 presets'); v.page.get_by_label('preset').select_option('nano')
+    v.page.get_by_text("preset='nano'").wait_for(); readable(v)
 
 # --- JupyterLab
 
