@@ -1,10 +1,11 @@
 "What all tests share: no network, no key, a home of their own, one wheel"
-import os, runpy, shutil, subprocess, sys
+import os, runpy, shutil, signal, subprocess, sys
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
 OFFLINE = ROOT/'tests'/'offline'
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell that starts tests in the background has Ctrl-C ignored, by children too
 runpy.run_path(str(OFFLINE/'sitecustomize.py'))   # here; programs that tests start get it through PYTHONPATH
 
 @pytest.fixture(autouse=True, scope='session')
