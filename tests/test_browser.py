@@ -118,7 +118,7 @@ def test_generate_is_quick(visit):
     for i in range(7):
         visit.field('seed').fill(str(100 + i)); visit.field('seed').press('Enter'); time.sleep(.5); times.append(visit.page.evaluate(watch))
     print(f'\nclick to four pictures on the screen: median {sorted(times)[3]:.0f} ms, of {[round(t) for t in times]}')
-    assert sorted(times)[1] < 300   # other programs may make some of them slow, none makes them quick
+    assert sorted(times)[1] < 300*PATIENCE   # other programs may make some of them slow, none makes them quick
 
 def test_words_and_suggestion(visit):
     visit.field('prompt').fill('a gigantic ruby house'); visit.page.get_by_text('gigantic (?)').wait_for()
@@ -199,7 +199,7 @@ def test_start_watch_pause_stop(workshop):
     v.press('Pause'); v.told('paused'); time.sleep(1.); rows = (v.run/'metrics.jsonl').read_bytes(); time.sleep(1.); assert (v.run/'metrics.jsonl').read_bytes() == rows
     v.press('Start'); until(lambda: (v.run/'metrics.jsonl').read_bytes() != rows); until(lambda: len(list((v.run/'samples').glob('*.png'))) > 1)
     v.page.get_by_role('slider', name='moment').locator('visible=true').press('Home'); readable(v); v.shoot('dashboard')
-    start = time.monotonic(); v.press('Stop'); v.told('stopped at step'); print(f'\nstop: {time.monotonic() - start:.1f} s'); assert time.monotonic() - start < 2
+    start = time.monotonic(); v.press('Stop'); v.told('stopped at step'); print(f'\nstop: {time.monotonic() - start:.1f} s'); assert time.monotonic() - start < 2*PATIENCE
     assert list((v.run/'checkpoints').glob('step_*'))
 
 def test_correct_a_caption(workshop, photos):
