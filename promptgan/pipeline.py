@@ -231,7 +231,7 @@ def _card(self):
     head = '---\nlibrary_name: promptgan\npipeline_tag: text-to-image\n---\n'
     return f'{head}# A promptgan text-to-image GAN\n\n{first}\n\n{facts}\n\n```python\n{code}\n```\n'
 
-def _write(self, folder):
+def _write(self, folder, half=False):
     "Words and weights in an empty folder; returns what config.json will hold"
     self.words.save_pretrained(folder); config = dict(info=self.info)
     for name, net in (('generator', self.generator), ('discriminator', self.discriminator)):
@@ -239,6 +239,8 @@ def _write(self, folder):
         config[name] = net.config
         weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
         atomic_write(folder/f'{name}.safetensors', save(weights))
+    for p in folder.glob('*.safetensors') if half else ():
+        atomic_write(p, save({k: v.half() if v.is_floating_point() else v for k, v in load_file(p).items()}))
     config['sha256'] = {p.name: _sha(p) for p in sorted(folder.iterdir())}
     return config
 
@@ -256,6 +258,7 @@ def _tidy(folder, old, new):
 def _save_pretrained(self,
     folder,              # where to write; other files in it are left alone
     overwrite:bool=True, # replace a pipeline that is there; False: `InputError`
+    half:bool=False,     # weights of 16 bits (float16): half the size, and pictures that differ by a level or two
 ):
     "Write weights, configuration, words and a model card; at any instant the old or the new pipeline can be loaded"
     folder = Path(folder)
@@ -265,7 +268,7 @@ def _save_pretrained(self,
     try:
         folder.mkdir(parents=True, exist_ok=True); old = _files(folder)
         with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder, ignore_cleanup_errors=True) as tmp:
-            config = _write(self, Path(tmp)/'files')
+            config = _write(self, Path(tmp)/'files', half)
             name = 'files-' + hashlib.sha256(json.dumps(config['sha256']).encode()).hexdigest()[:12]
             while (folder/name).exists(): name += '_'      # the same weights once more, or left by a kill
             os.replace(Path(tmp)/'files', folder/name)
