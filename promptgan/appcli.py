@@ -10,7 +10,7 @@ import json, os, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .cli import _Device, _Model, _say, app, newest_run
+from .cli import _Device, _Model, _say, app, default_model
 
 # %% ../nbs/18b_appcli.ipynb #cf78ec79
 def page(
@@ -135,4 +135,4 @@ def app_(model:_Model=None,
          browser:Annotated[bool, typer.Option('--browser/--no-browser', help='Open the page.')]=True,
          device:_Device=None):
     "Serve playground and interpolation as a page on this machine; Ctrl-C stops it."
-    serve(model or newest_run(), port, browser, device, say=_say)
+    serve(model or default_model(), port, browser, device, say=_say)

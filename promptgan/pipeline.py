@@ -9,13 +9,13 @@ __all__ = ['MAX_PROMPT', 'MAX_IMAGES', 'PipelineOutput', 'check_prompts', 'TextT
 import contextlib, hashlib, html, json, os, secrets, shutil, tempfile, time, warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, torch.nn as nn
 from PIL import Image
 from safetensors.torch import load_file, save
 from .core import CheckpointError, InputError, PictureGrid, PromptganError, atomic_write, default_device, rng
 from .core import show_grid
+from .base import WEIGHTS, shipped_weights
 from .core import read_json, to_pil, write_json
 from .networks import build_discriminator, build_generator
 from .pretrained import ModelMissing, SentenceModel
@@ -280,18 +280,16 @@ TextToImagePipeline.save_pretrained = _save_pretrained
 
 def _find(name_or_path):
     "The folder that holds the weights"
-    shipped = files('promptgan')/'assets'/'weights'
     try:
         given = Path(name_or_path); places = [given/'pipeline', given]
-        if given.name == str(name_or_path): places.append(Path(str(shipped))/given)
+        if given.name == str(name_or_path): places.append(WEIGHTS/given)
         holds = lambda p: any(w.is_file() for at in (p, *p.glob('files-*')) for w in [at/'generator.safetensors'])
         folder = next(filter(holds, places), None)
     except (TypeError, ValueError, OSError): folder = None      # not text, a NUL, too long
     if folder is not None: return folder
-    names = sorted(p.name for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
     runs = sorted(p.parents[1].as_posix() for p in Path('runs').glob('*/pipeline/config.json'))[:10]
     raise InputError(f'no model at {_line(str(name_or_path))}: give a run or pipeline folder '
-                     f'(promptgan demo makes one); there are: {", ".join(names + runs) or "none yet"}')
+                     f'(promptgan demo makes one); there are: {", ".join(shipped_weights() + runs) or "none yet"}')
 
 def _load(cls, place, config):
     "The pipeline whose files lie in the folder `place`"

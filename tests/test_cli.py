@@ -170,11 +170,20 @@ def test_nothing_is_overwritten_and_nothing_drawn_in_vain(pipe, call, tmp_path):
     assert status == 1 and 'is a file' in err
 
 def test_newest_run_is_taken(pipe, call, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(base, 'shipped_weights', lambda: [])
     status, _, err = call('generate', 'a cat'); assert status == 1 and 'promptgan demo' in err
     for i, name in enumerate(('new', 'old')):
         config = tmp_path/'runs'/name/'pipeline'/'config.json'; config.parent.mkdir(parents=True); config.touch(); os.utime(config, (9 - i, 9 - i))
     assert call('generate', 'a cat')[0] == 0 and str(pipe[0]) == os.path.join('runs', 'new')
+
+def test_without_a_run_the_shipped_model_that_knows_the_words_draws(pipe, call, module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(base, 'shipped_weights', lambda: ['cats', 'dogs'])
+    Fake = sys.modules['promptgan.pipeline'].TextToImagePipeline; load = Fake.from_pretrained
+    def named(name, device=None):
+        made = load(name, device); made.words = types.SimpleNamespace(unknown=lambda p: [w for w in p.split() if w not in ('a', name)]); return made
+    monkeypatch.setattr(Fake, 'from_pretrained', named)
+    for word in ('dogs', 'cats'):
+        status, out, err = call('generate', f'a {word}'); assert status == 0 and f'drawn by {word}' in err and pipe[-2] == word
 
 def test_interpolate_writes_one_picture(pipe, call, tmp_path):
     assert call('interpolate', 'm', 'a cat', 'a dog', '--steps', 3, '--out', tmp_path)[0] == 0
