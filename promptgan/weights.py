@@ -83,8 +83,9 @@ def ship(
     seed:int=0,
 ): # Evaluation
     "Write weights of 16 bits, then examine what was written, not what was trained; card, numbers and pictures beside them"
-    folder = Path(folder or SHIPPED)/name; pipe.info = {**pipe.info, 'name': name}
-    pipe.save_pretrained(folder, half=True); pipe = TextToImagePipeline.from_pretrained(folder)
+    folder = Path(folder or SHIPPED)/name
+    TextToImagePipeline(pipe.words, pipe.generator, None, {**pipe.info, 'name': name}).save_pretrained(folder, half=True)
+    pipe = TextToImagePipeline.from_pretrained(folder)
     result = evaluate(pipe, exam, len(exam), seed, train); write_json(folder/'evaluation.json', result.to_dict())
     atomic_write(folder/'grid.png', _png(sample_card(pipe, train, seed=seed)))
     atomic_write(folder/'nearest.png', _png(result.nearest))

@@ -50,9 +50,10 @@ def test_nbdev_is_pinned_and_fastcore_free(settings):
 def test_wheel_holds_code_and_small_data_only(wheel):
     with zipfile.ZipFile(wheel) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
     kinds = {n.rsplit('.', 1)[-1] for n in sizes if n.startswith('promptgan/')}
-    assert kinds <= {'py', 'json', 'jsonl', 'safetensors'}
+    assert kinds <= {'py', 'json', 'jsonl', 'safetensors', 'md', 'png'}
     assert any(n.endswith('licenses/LICENSE') for n in sizes)
-    assert sum(s for n, s in sizes.items() if not n.endswith('.py')) < 16e6
+    weights = {n: s for n, s in sizes.items() if n.startswith('promptgan/assets/weights/')}
+    assert sum(weights.values()) < 16e6 and sum(s for n, s in sizes.items() if n not in weights and not n.endswith('.py')) < 9e6
     with zipfile.ZipFile(wheel) as z: points = z.read(next(n for n in sizes if n.endswith('entry_points.txt'))).decode()
     assert 'promptgan = promptgan.cli:main' in points and 'promptgan = promptgan._modidx:d' in points
 
