@@ -60,15 +60,17 @@ def sample_card(
 
 def _png(grid, colours=256):
     "A picture of few colours: a third of the size"
-    out = io.BytesIO(); grid.image.convert('RGB').quantize(colours).save(out, 'PNG', optimize=True); return out.getvalue()
+    out = io.BytesIO(); grid.image.convert('RGB').quantize(colours).save(out, 'PNG', optimize=True)
+    return out.getvalue()
 
 def _card(name, pipe, result, how):
     head = '---\nlibrary_name: promptgan\npipeline_tag: text-to-image\nlanguage: [en, zh]\nlicense: apache-2.0\n---\n'
     facts = '\n'.join(f'- {k}: {v}' for k, v in {**pipe.info, **how}.items())
     code = f"from promptgan import TextToImagePipeline\npipe = TextToImagePipeline.from_pretrained('{name}')"
-    more = 'Its pictures are learned from Twemoji graphics, Copyright Twitter, Inc and other contributors, CC-BY 4.0.\n\n'
+    more = 'Learned from Twemoji graphics, Copyright Twitter, Inc and other contributors, CC-BY 4.0.\n\n'
     more = more if pipe.info['data'] == 'emoji' else ''
-    return (f'{head}# {name}\n\n{pipe.size} pixels, one step per picture, {len(pipe.words.tokenizer.words):,} words.\n\n'
+    first = f'{pipe.size} pixels, one step per picture, {len(pipe.words.tokenizer.words):,} words.'
+    return (f'{head}# {name}\n\n{first}\n\n'
             f'```python\n{code}\n```\n\n{more}{facts}\n\nMade by `python -m promptgan.weights {name}`.\n\n'
             f'## Unselected pictures of captions from training (seed 0)\n\n![64 pictures](grid.png)\n\n'
             f'## Exam: combinations that training never saw\n\n{result._repr_markdown_()}\n\n'
@@ -82,9 +84,10 @@ def ship(
     how=None,     # dict of facts for the card
     seed:int=0,
 ): # Evaluation
-    "Write weights of 16 bits, then examine what was written, not what was trained; card, numbers and pictures beside them"
+    "Write weights of 16 bits and examine what was written; card, numbers and pictures beside them"
     folder = Path(folder or SHIPPED)/name
-    TextToImagePipeline(pipe.words, pipe.generator, None, {**pipe.info, 'name': name}).save_pretrained(folder, half=True)
+    kept = TextToImagePipeline(pipe.words, pipe.generator, None, {**pipe.info, 'name': name})
+    kept.save_pretrained(folder, half=True)
     pipe = TextToImagePipeline.from_pretrained(folder)
     result = evaluate(pipe, exam, len(exam), seed, train); write_json(folder/'evaluation.json', result.to_dict())
     atomic_write(folder/'grid.png', _png(sample_card(pipe, train, seed=seed)))
