@@ -56,8 +56,16 @@ def test_info(elsewhere):
     assert __version__ in elsewhere('promptgan', 'info')
 
 def test_train_and_generate(elsewhere):
-    elsewhere('promptgan', 'train', 'scenes', '--preset', 'nano', '--minutes', 0.1, '--out', 'run', '--seed', 0)
+    photos = elsewhere.folder/'photos'; photos.mkdir()
+    for name in ('red', 'green', 'blue', 'yellow'):
+        for i in range(3): Image.new('RGB', (70, 64), name).point(lambda v: max(0, v - i)).save(photos/f'{name}{i}.png'); (photos/f'{name}{i}.txt').write_text(f'a {name} field')
+    elsewhere('promptgan', 'train', 'photos', '--preset', 'nano', '--minutes', 0.05, '--out', 'run', '--seed', 0)
     assert (elsewhere.folder/'run'/'config.json').exists()
-    elsewhere('promptgan', 'generate', 'a red house', '--model', 'run', '--n', 2, '--seed', 0, '--out', 'pictures')
+    elsewhere('promptgan', 'generate', 'a red field', '--model', 'run', '--n', 2, '--seed', 0, '--out', 'pictures')
     pictures = [Image.open(p) for p in (elsewhere.folder/'pictures').rglob('*.png')]
-    assert len(pictures) >= 2 and all(p.size[0] >= 64 for p in pictures)
+    assert len(pictures) == 2 and all(p.size == (64, 64) for p in pictures)
+
+def test_shipped_model_draws_at_once(elsewhere):
+    elsewhere('promptgan', 'generate', 'a large red house, by day', '一只蓝色的猫', '--model', 'scenes64', '--n', 1, '--out', 'shipped')
+    red, _ = [Image.open(p).convert('RGB') for p in sorted((elsewhere.folder/'shipped').glob('*.png'))]
+    assert len(red.getcolors(4096)) > 100   # a picture, not one flat colour
