@@ -116,7 +116,8 @@ def serve(
     "Serve the page until Ctrl-C"
     from importlib.util import find_spec
     from promptgan.base import InputError, PromptganError
-    if find_spec('voila') is None: raise InputError('the app needs Voila: pip install "promptgan[browser]"')
+    missing = [name for name in ('voila', 'ipywidgets') if find_spec(name) is None]
+    if missing: raise InputError(f'the app needs {" and ".join(missing)}: pip install ipywidgets "promptgan[browser]"')
     from promptgan.pipeline import _find
     code = f'from promptgan.appcli import page\npage({str(_find(model).resolve())!r}, {device!r}, {str(model)!r})'
     new = tempfile.TemporaryDirectory(prefix='promptgan-app-')

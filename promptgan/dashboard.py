@@ -10,7 +10,7 @@ import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 from weakref import WeakValueDictionary
 from fastcore.basics import patch
-from .callbacks import Progress
+from .callbacks import CURVE_NAMES, Progress
 from .core import InputError, PromptganError
 from .frame import Frame
 from .look import figure, gallery, safe
@@ -234,7 +234,7 @@ def refresh(self:Dashboard):
 @patch
 def _curves(self:Dashboard, last):
     pic, none = curves(self.rows), '<div class="pg-quiet">no curves yet</div>'
-    said = ', '.join(f'{k} {v:.3g}' for k, v in last.items() if isinstance(v, (int, float)))
+    said = ', '.join(f'{CURVE_NAMES.get(k, k)} {v:.3g}' for k, v in last.items() if isinstance(v, (int, float)))
     self.plot.value = figure(pic, f'curves; now {said}', pic.width) if pic else none
 
 @patch

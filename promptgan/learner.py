@@ -128,14 +128,14 @@ def _share(n):
     return n.clamp(min=1)/world_size()
 
 def _contest(D, feats, emb, b):
-    "Pictures and words of the whole batch find each other, also against rivals; paired ones come before mere prompts"
+    "Loss, and share of pictures that find their words, in the whole batch with rivals; paired ones before mere prompts"
     (img, txt), rivals, differ = D.align(feats, emb), D.align_txt(b.rivals), b.differ
     if world_size() > 1:
         n = len(b.real); every = lambda t: _AllRows.apply(t if t.dtype == torch.float64 else t.float())
         img, txt = (torch.cat([every(t[:n]), *([every(t[n:])] if len(t) > n else [])]) for t in (img, txt))
         rivals, differ = every(rivals), every(differ) > .5
     same = torch.eye(len(img), dtype=torch.bool, device=img.device); k = len(b.same); same[:k, :k] = b.same
-    return contrastive(img, txt, same, .1, rivals, differ)
+    return contrastive(img, txt, same, .1, rivals, differ, share=True)
 
 @dataclass
 class Recipe:
@@ -159,17 +159,20 @@ class Recipe:
         "Loss of the discriminator, and numbers to record"
         d, _ = GAN_LOSSES[self.loss]; real, fake = look.real, look.fake
         loss = d(real, fake[:len(real)] if self.loss == 'rpgan' else fake)
+        logs = dict(d_real=real.mean(), d_fake=fake.mean())
         if self.wrong:
             bad = D.judge(look.fr, b.wrong).float(); term = F.relu(1 + bad) if self.loss == 'hinge' else F.softplus(bad)
             loss = loss + self.wrong*(term*b.differs).sum()/_share(b.differs.sum())
-        if self.align: loss = loss + self.align*_contest(D, look.fr, b.emb, b)
-        return loss, dict(d_loss=loss, d_real=real.mean(), d_fake=fake.mean())
+            w = b.differs + (b.differs.sum() == 0)         # where all happen to be the same words: of these
+            logs['d_wrong'] = (bad*w).sum()/w.sum()
+        if self.align: loss = loss + self.align*_contest(D, look.fr, b.emb, b)[0]
+        return loss, dict(d_loss=loss, **logs)
     def g_loss(self, D, b, fake, look, frac):
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
         _, g = GAN_LOSSES[self.loss]; n = len(b.real)
         loss = g(look.fake[:n] if self.loss == 'rpgan' else look.fake, look.real.detach()); logs = dict(g_adv=loss)
         if self.align:
-            a = _contest(D, look.ff, b.asked, b); loss, logs['g_align'] = loss + self.align*a, a
+            a, logs['prompt_acc'] = _contest(D, look.ff, b.asked, b); loss, logs['g_align'] = loss + self.align*a, a
         if self.match:
             seen = [s.detach() for s in look.seen]; unit = _rms(seen)
             m = feature_matching([f[:n]/u for f, u in zip(look.drawn, unit)], [s/u for s, u in zip(seen, unit)])

@@ -148,6 +148,7 @@ def contrastive(
     temperature=0.07, # tau, a number or a learned scalar tensor (CLIP starts at .07)
     rivals=None,      # (n,k,e) k more wrong `b` for each of the first n <= b rows of `a`, chosen to be hard
     differ=None,      # (n,k) bool, False where a rival is not wrong after all
+    share=False,      # True: a pair, the loss and the share of rows of `a` that prefer a right `b` to all wrong ones
 ):
     "Symmetric InfoNCE; identical captions count as positives. log b when nothing is learned."
     _same_shape(a, b, 'contrastive(a, b)'); a, b = F.normalize(_full(a), dim=1), F.normalize(_full(b), dim=1)
@@ -159,7 +160,10 @@ def contrastive(
         n, k = rivals.shape[:2]; x = (a[:n, None]*F.normalize(_full(rivals), dim=2)).sum(2)/temperature    # (n,k)
         if differ is not None: x = x.masked_fill(~differ, -1e4)
         rows = torch.cat([s, F.pad(x, (0, 0, 0, len(s) - n), value=-1e4)], 1)                            # (b,b+k)
-    return (F.cross_entropy(rows, F.pad(t, (0, k))) + F.cross_entropy(s.T, t))/2
+    t_rows = F.pad(t, (0, k)); loss = (F.cross_entropy(rows, t_rows) + F.cross_entropy(s.T, t))/2
+    if not share: return loss
+    best = lambda out: rows.detach().masked_fill(out, float('-inf')).amax(1)
+    return loss, (best(t_rows == 0) > best(t_rows > 0)).float().mean()
 
 # %% ../nbs/08_losses.ipynb #7b6948f2
 def low_res_l1(

@@ -10,6 +10,7 @@ import base64, html, io, json, math
 from pathlib import Path
 from PIL import Image
 from .base import InputError, atomic_write, read_json, rng
+from .callbacks import CURVE_NAMES
 from .core import to_pil
 
 # %% ../nbs/16_report.ipynb #55ed6229
@@ -83,7 +84,8 @@ def filmstrip(
     return f'<div class="wide"><table class="film">{head}{body}</table></div>'
 
 # %% ../nbs/16_report.ipynb #e1a69567
-_CURVES = {'opinion of D (logit)': ('d_real', 'd_fake'), 'losses of G': ('g_adv', 'g_align', 'g_pixel'),
+_CURVES = {'opinion of D (logit)': ('d_real', 'd_fake', 'd_wrong'), 'prompt accuracy': ('prompt_acc',),
+           'losses of G': ('g_adv', 'g_align', 'g_pixel'), 'penalty': ('penalty*',),
            'pictures per second': ('img_s',), 'learning rate': ('lr',)}
 
 def _series(rows, key):
@@ -91,11 +93,19 @@ def _series(rows, key):
     good = lambda v: isinstance(v, (int, float)) and math.isfinite(v)
     return list(zip(*((r['seconds']/60, r[key]) for r in rows if good(r.get('seconds')) and good(r.get(key)))))
 
+def _found(rows, curves):
+    "{title: [(name, (x, y))]} of what was recorded; a key with * stands for all that begin so"
+    seen = list(dict.fromkeys(k for r in rows for k in r))
+    fits = lambda s, k: s.startswith(k[:-1]) if k.endswith('*') else s == k
+    keys = lambda ks: [s for k in ks for s in seen if fits(s, k)]
+    out = {t: [(CURVE_NAMES.get(k, k), s) for k in keys(ks) if len(s := _series(rows, k)) and len(s[0]) > 1]
+           for t, ks in curves.items()}
+    return {t: s for t, s in out.items() if s}
+
 def _figure(rows):
     "The curves over time as a picture, or None when there are too few numbers"
     from matplotlib.figure import Figure
-    found = {t: [(k, s) for k in keys if len(s := _series(rows, k)) and len(s[0]) > 1] for t, keys in _CURVES.items()}
-    found = {t: s for t, s in found.items() if s}
+    found = _found(rows, _CURVES)
     if not found: return None
     fig = Figure(figsize=(3.2*len(found), 2.6), layout='constrained', dpi=110)
     for ax, (title, series) in zip(fig.subplots(1, len(found), squeeze=False)[0], found.items()):

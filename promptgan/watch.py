@@ -9,7 +9,7 @@ __all__ = ['CURVES', 'Tail', 'curves', 'health', 'time_left', 'trainer_of', 'sam
 import io, json, math, os, platform, re
 from pathlib import Path
 from .core import PromptganError, read_json
-from .report import _moments, _series
+from .report import _found, _moments
 
 # %% ../nbs/16b_watch.ipynb #34a23c4d
 class Tail:
@@ -31,8 +31,8 @@ class Tail:
         return self.rows
 
 # %% ../nbs/16b_watch.ipynb #ab34de22
-CURVES = {'opinion of D (logit)': ('d_real', 'd_fake', 'd_wrong'), 'prompt accuracy': ('accuracy', 'prompt_accuracy'),
-          'loss': ('d_loss', 'g_adv', 'g_align', 'g_match', 'g_pixel'), 'penalty': ('r1', 'r2', 'gp', 'ma_gp'),
+CURVES = {'opinion of D (logit)': ('d_real', 'd_fake', 'd_wrong'), 'prompt accuracy (in training)': ('prompt_acc',),
+          'loss': ('d_loss', 'g_adv', 'g_align', 'g_match', 'g_pixel'), 'penalty': ('penalty*',),   # all that begin so
           'learning rate': ('lr',), 'pictures per second': ('img_s',)}
 
 def curves(
@@ -41,8 +41,7 @@ def curves(
     "What a run recorded, over time, as a picture; only what is there"
     from matplotlib.figure import Figure
     from PIL import Image
-    found = {t: [(k, s) for k in keys if len(s := _series(rows, k)) and len(s[0]) > 1] for t, keys in CURVES.items()}
-    found = {t: s for t, s in found.items() if s}
+    found = _found(rows, CURVES)
     if not found: return None
     fig = Figure(figsize=(2.7*len(found), 2.3), layout='constrained', dpi=80)  # no pyplot: it is not made for threads
     for ax, (title, series) in zip(fig.subplots(1, len(found), squeeze=False)[0], found.items()):

@@ -228,22 +228,34 @@ def test_chooser(workshop):
 
 # --- JupyterLab
 
-@pytest.mark.slow   # a minute or more; the output area does not always show the widget in time
-@pytest.mark.skipif(not os.environ.get('PROMPTGAN_SLOW'), reason='set PROMPTGAN_SLOW to run it')
-def test_jupyterlab(context, model, tmp_path):
+LAB = dict(voila=['voila.server_extension'], jupytext=['jupyterlab_jupytext'], lsp=['jupyter_lsp'])   # of other programs: they only make it slow
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "JupyterLab with a folder and settings of its own: no question about news, nothing of other programs"
     if not find_spec('jupyterlab'): pytest.skip('no JupyterLab here: pip install "promptgan[browser]"')
     from promptgan.appcli import _free_port
-    source = ["from promptgan import Playground\n", f"Playground({str(model)!r}, 'a red house')"]
-    cell = dict(cell_type='code', id='a', metadata={}, outputs=[], execution_count=None, source=source); port = _free_port(8877)
-    (tmp_path/'a.ipynb').write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3')), nbformat=4, nbformat_minor=5)))
-    line = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={tmp_path}', '--ServerApp.log_level=ERROR']
-    lab = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, 'JUPYTER_CONFIG_DIR': str(tmp_path/'config')}, start_new_session=True)
-    try:
-        def answers():
-            try: socket.create_connection(('127.0.0.1', port), .2).close(); return True
-            except OSError: return False
-        until(answers, 60); page = context.new_page(); page.goto(f'http://127.0.0.1:{port}/lab/tree/a.ipynb', wait_until='domcontentloaded')
-        page.locator('.jp-CodeCell').first.wait_for(timeout=60_000); page.locator('.jp-CodeCell .cm-content').first.click(); page.keyboard.press('Shift+Enter')
-        go = page.locator('.jp-OutputArea .widget-button').filter(has_text='Generate'); go.wait_for(timeout=60_000); go.click()
-        page.locator('.jp-OutputArea img[alt="a red house (seed 3)"]').wait_for(); page.close()
-    finally: lab.terminate(); lab.wait(20)
+    folder, config, port = tmp_path_factory.mktemp('lab'), tmp_path_factory.mktemp('labconfig'), _free_port(8877); (config/'labconfig').mkdir()
+    off = ['@jupyterlab/apputils-extension:announcements', '@voila-dashboards/jupyterlab-preview', 'jupyterlab-jupytext', '@jupyterlab/lsp-extension']
+    (config/'labconfig'/'page_config.json').write_text(json.dumps(dict(disabledExtensions={k: True for k in off}, buildCheck=False, buildAvailable=False)))
+    (config/'jupyter_server_config.json').write_text(json.dumps(dict(ServerApp=dict(jpserver_extensions={k: False for ks in LAB.values() for k in ks}))))
+    line = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder}',
+            '--LabApp.extension_manager=readonly', '--ServerApp.log_level=WARN']
+    env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(config), 'JUPYTERLAB_SETTINGS_DIR': str(config/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(config/'workspaces')}
+    with (config/'log').open('w') as log: process = subprocess.Popen(line, stdout=log, stderr=log, env=env, start_new_session=True)
+    def answers():
+        assert process.poll() is None, (config/'log').read_text()
+        try: socket.create_connection(('127.0.0.1', port), .2).close(); return True
+        except OSError: return False
+    try: until(answers, 60); yield folder, f'http://127.0.0.1:{port}/lab/tree/'
+    finally: process.terminate(); process.wait(20)
+
+def test_jupyterlab(lab, context, model):
+    folder, url = lab; source = ["from promptgan import Playground\n", f"Playground({str(model)!r}, 'a red house')"]
+    cell = dict(cell_type='code', id='a', metadata={}, outputs=[], execution_count=None, source=source)
+    (folder/'a.ipynb').write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=dict(name='python3', display_name='Python 3')), nbformat=4, nbformat_minor=5)))
+    page = context.new_page(); page.goto(url + 'a.ipynb', wait_until='domcontentloaded', timeout=60_000*PATIENCE)
+    page.get_by_text('Python 3 (ipykernel) | Idle').wait_for(timeout=60_000*PATIENCE)   # a cell run before the kernel is there is forgotten, without a word
+    page.locator('.jp-CodeCell .cm-content').first.click(); page.keyboard.press('Shift+Enter')
+    go = page.locator('.jp-OutputArea .widget-button').filter(has_text='Generate'); go.wait_for(timeout=60_000*PATIENCE); go.click()
+    page.locator('.jp-OutputArea img[alt="a red house (seed 3)"]').wait_for(); page.close()

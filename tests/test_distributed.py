@@ -1,5 +1,5 @@
-"Two processes give the gradients of one, batch norm included"
-import os, socket, subprocess, sys
+"Two processes give the gradients of one, batch norm included; a dashboard follows what torchrun started"
+import os, socket, subprocess, sys, time
 
 CHILD = '''
 import os, sys, torch, torch.distributed as dist
@@ -32,8 +32,11 @@ assert first.equal(mine)
 if rank == 0: torch.save((og.grads, od.grads, G.start.norm.norm.running_var), sys.argv[1])
 '''
 
+def free_port():
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+
 def run(path, world):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    port = free_port()
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(world), 'GLOO_SOCKET_IFNAME': 'lo'}
     ps = [subprocess.Popen([sys.executable, '-c', CHILD, str(path)], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}) for r in range(world)]
     assert [p.wait(timeout=120) for p in ps] == [0]*world
@@ -44,3 +47,27 @@ def test_two_processes_equal_one(tmp_path):
     run(tmp_path/'one.pt', 1); run(tmp_path/'two.pt', 2)
     one, two = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'two'))
     for a, b in zip(one, two): assert (a - b).abs().max() <= 1e-5*a.abs().max(), (a - b).abs().max()
+
+def test_dashboard_follows_torchrun(tmp_path):
+    "Rows come while two processes train; the dashboard has nothing but the run folder"
+    from PIL import Image
+    from promptgan.dashboard import Dashboard
+    from promptgan.watch import trainer_of
+    photos, out = tmp_path/'photos', tmp_path/'run'; photos.mkdir()
+    for name in ('red', 'green', 'blue', 'gold'):
+        Image.new('RGB', (64, 64), name).save(photos/f'{name}.png'); (photos/f'{name}.txt').write_text(f'a {name} square')
+    line = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-addr', '127.0.0.1', '--master-port', free_port(),
+            '-m', 'promptgan.train', photos, '--preset', 'nano', '--kimg', .4, '--batch-size', 4, '--precision', 'fp32', '--out', out]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'GLOO_SOCKET_IFNAME': 'lo'}; log = (tmp_path/'log').open('w+')
+    process = subprocess.Popen(list(map(str, line)), env=env, stdout=log, stderr=log); end = time.monotonic() + 240
+    try:
+        while trainer_of(out) is None and process.poll() is None and time.monotonic() < end: time.sleep(.05)
+        assert trainer_of(out), (tmp_path/'log').read_text()
+        seen, d = set(), Dashboard(out, every=.05); assert d.busy and d.go.disabled        # it watches by itself, and cannot start
+        while process.poll() is None and time.monotonic() < end: seen.add(len(d.rows)); time.sleep(.02)
+        assert process.wait(1) == 0, (tmp_path/'log').read_text()
+    finally: process.kill(); process.wait(); log.close()
+    d.stop_button.click(); assert d.wait(10) and not d.error; d.refresh()
+    assert any(0 < n < 5 for n in seen) and [r['step'] for r in d.rows] == [20, 40, 60, 80, 100] and d.rows[-1]['images'] == 400
+    page = d.to_html(); assert all(w in page for w in ('D(real)', 'D(fake)', 'D(wrong words)', 'prompt accuracy', 'lr ', 'img_s', 'step 100', 'not running'))
+    assert len(d.moments) > 0 and 'a red square' in page

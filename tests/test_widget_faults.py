@@ -1,5 +1,5 @@
-"Widgets in a real kernel: it is interrupted while it trains, and the text is hostile (W1, W4)"
-import os, time
+"Widgets in a real kernel: it is interrupted while it trains, and the text is hostile (W1, W4); widgets without ipywidgets"
+import json, os, sys, time
 from pathlib import Path
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -55,6 +55,65 @@ def test_hostile_prompt_is_text_in_every_output(kernel):
     out = run(kernel, f'play = Playground(pipe, {bad!r}); play.go.click(); play.wait(); play')
     data = out[-1]['data']; assert 'application/vnd.jupyter.widget-view+json' in data
     page = data['text/html']; assert '<script' not in page and '</title' not in page and '&lt;script&gt;x&lt;/script&gt;' in page and 'root:' not in page
+
+# --- without ipywidgets: the same objects, steered by a program, and seen as plain HTML
+
+@pytest.fixture
+def plain(monkeypatch):
+    "As if ipywidgets were not installed"
+    monkeypatch.setitem(sys.modules, 'ipywidgets', None); monkeypatch.setitem(sys.modules, 'anywidget', None)
+
+def shown(widget):
+    "What a notebook without widgets shows"
+    out = widget._repr_mimebundle_(); assert set(out) == {'text/plain', 'text/html'} and widget.box is None and widget.error is None
+    return out['text/html']
+
+def test_review_without_ipywidgets(plain, tmp_path):
+    from PIL import Image
+    from promptgan.widgets import CaptionReview
+    for name in ('red', 'blue'): Image.new('RGB', (64, 64), name).save(tmp_path/f'{name}.png')
+    rows = lambda: {r['file_name']: r for r in map(json.loads, (tmp_path/'metadata.jsonl').read_text().splitlines())}
+    (tmp_path/'metadata.jsonl').write_text(''.join(json.dumps(dict(file_name=f'{n}.png', text=f'a {n} square')) + '\n' for n in ('red', 'blue')))
+    review = CaptionReview(tmp_path); first = review.list[0].name; page = shown(review)
+    assert '<img' in page and f'{first} (1 of 2)' in page
+    review.text.value = 'a <b>fine</b> square'; review.buttons[2].click(); assert rows()[first]['captions'] == ['a <b>fine</b> square']
+    review.buttons[0].click(); page = shown(review); assert 'a &lt;b&gt;fine&lt;/b&gt; square' in page and '<b>fine' not in page and 'accepted' in page
+    review.pressed('n'); review.pressed('r'); assert rows()[review.found[1].name]['review'] == 'rejected'
+    review.which.value = 'accepted'; assert [e.name for e in review.list] == [first]
+
+def test_attention_without_ipywidgets(plain):
+    from promptgan.widgets import WordAttention
+    from tinymodel import tiny_pipeline
+    look = WordAttention(tiny_pipeline(64)[0], 'a red house'); assert 'ready' in shown(look)
+    look.go.click(); assert look.wait(60) and look.message == '3 words'
+    page = shown(look); assert page.count('<img') == 4 and 'without &quot;red&quot;' in page
+    look.prompt.value = 'a <script>x</script> house'; look.go.click(); look.wait(60); assert '<script' not in shown(look)
+
+def test_chooser_without_ipywidgets(plain, monkeypatch, tmp_path):
+    from promptgan import chooser
+    monkeypatch.setattr(chooser, 'STUDY', tmp_path/'study.json')
+    choose = chooser.ArchitectureChooser(seconds=1, measure=lambda preset, seconds, **kw: 100.); page = shown(choose)
+    assert 'not measured' in page and 'attributes right' not in page     # no study
+    choose.preset.value = 'nano'; choose.source.value = 'a folder of mine'; page = shown(choose)
+    assert 'preset=&#x27;nano&#x27;' in page and 'from_folder' in page
+    choose.go.click(); choose.wait(60); assert choose.message.startswith('measured') and '60,000' in shown(choose)
+
+def test_chooser_shows_what_a_study_measured(monkeypatch, tmp_path):
+    from promptgan import chooser
+    rows = [dict(arm=a, preset=p, minutes=3., seed=s, attribute_accuracy=v, kind=.4, all_attributes_right=.1, images=9000)
+            for a, p, s, v in (('default', 'small', 0, .6), ('default', 'small', 1, .7), ('BCE', 'small', 0, .2), ('nano', 'nano', 0, .5))]
+    study = tmp_path/'study.json'; study.write_text(json.dumps(rows)); monkeypatch.setattr(chooser, 'STUDY', study)
+    quality = {c.preset: c.quality for c in chooser.candidates(64)}
+    assert quality['small'] == '65% of attributes right after 3 min (2 seeds)' and quality['nano'].startswith('50%') and quality['base'] == ''
+    table = chooser.ArchitectureChooser().table.value; assert '65% of attributes' in table and 'not measured' in table
+    for text in ('', '[{"preset": "small"}]', '{"small": 1}', '[null]'):   # a damaged file is as good as none
+        study.write_text(text); assert chooser.study_numbers() == {}
+
+def test_app_without_ipywidgets(plain, capsys):
+    "One line that says what to do, before anything is started"
+    import promptgan.cli as cli
+    status = cli._run(['app', '--model', 'nothing', '--no-browser']); err = capsys.readouterr().err
+    assert status == 1 and err.count('\n') == 1 and 'ipywidgets' in err and 'pip install' in err and 'Traceback' not in err
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get('PROMPTGAN_SLOW'), reason='set PROMPTGAN_SLOW to run it')
