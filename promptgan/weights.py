@@ -19,23 +19,29 @@ from .pipeline import TextToImagePipeline
 from .train import text_gan_learner
 
 # %% ../nbs/19_weights.ipynb #744e5ba7
-WEIGHTS = dict(scenes64=dict(data=lambda: scenes(20_000, split='train'), images=180_000, **DEMO_RECIPES['scenes']),
-               emoji64=dict(data=emoji, images=150_000, **DEMO_RECIPES['emoji']))
+WEIGHTS = dict(
+    scenes64=dict(data=lambda: scenes(20_000, split='train'), stages=[dict(images=180_000)], **DEMO_RECIPES['scenes']),
+    emoji64=dict(data=emoji, stages=[dict(images=73_440, lr_decay='none'), dict(images=80_000, align=1.)],
+                 **DEMO_RECIPES['emoji']))
 
 def train_weights(
     name:str,        # key of `WEIGHTS`
     out,             # run folder; a run that is there goes on
     say=print,       # where messages go
-    **other,         # replaces settings of `WEIGHTS`, for example images=1000, or arguments of `text_gan_learner`
-) -> TextToImagePipeline: # trained with all the pictures of its budget, or stopped before
-    "Train, or go on with training, until the budget is used"
+    **other,         # replaces settings of `WEIGHTS`, for example its stages, or arguments of `text_gan_learner`
+) -> TextToImagePipeline: # trained through all stages, or stopped before
+    "Train, or go on with training, until all stages are done"
     if name not in WEIGHTS: raise InputError(f'no weights {name!r}: choose one of {", ".join(WEIGHTS)}')
-    settings = WEIGHTS[name] | other; out, data, images = Path(out), settings.pop('data')(), settings.pop('images')
+    settings = WEIGHTS[name] | other; out, data, stages = Path(out), settings.pop('data')(), settings.pop('stages')
     prompts = DEMO_PROMPTS.get(data.info.get('name'), [c[0] for c in data.captions[:8]])
-    learn = text_gan_learner(data, out=out, resume=True, sample_prompts=prompts, log=say, **settings)
-    for cb in learn.cbs:                                  # how far did it come?
-        if hasattr(cb, 'resume'): cb.resume(learn)
-    if learn.images < images: learn.fit(images=images, resume=True)
+    end = 0
+    for stage in stages:
+        args = settings | stage; images = args.pop('images'); end += images
+        learn = text_gan_learner(data, out=out, resume=True, sample_prompts=prompts, log=say, **args)
+        for cb in learn.cbs:                              # how far did it come?
+            if hasattr(cb, 'resume'): cb.resume(learn)
+        if learn.images < end: learn.fit(images=images, resume=True)
+        if learn.stop: break
     info = dict(speed(learn), stopped=learn.stop); write_json(out/'speed.json', info)
     say(f'{learn.images:,} pictures, {learn.seconds/60:.0f} minutes'); return learn.pipeline()
 
@@ -101,11 +107,10 @@ def main():
     p = argparse.ArgumentParser(description='Train shipped weights, examine them and write them into the package')
     p.add_argument('names', nargs='*', default=[*WEIGHTS], help='scenes64, emoji64; both by default')
     p.add_argument('--out', default='runs', help='run folders are written here; a run that is there goes on')
-    p.add_argument('--images', type=int, help='pictures to train with; those of WEIGHTS by default')
     p.add_argument('--no-ship', action='store_true', help='only train')
-    args = p.parse_args(); other = dict(images=args.images) if args.images else {}
+    args = p.parse_args()
     for name in args.names:
-        run = Path(args.out)/name; pipe = train_weights(name, run, **other)
+        run = Path(args.out)/name; pipe = train_weights(name, run)
         how = read_json(run/'speed.json')
         if how.pop('stopped'): print(f'{name} was stopped; the same command goes on'); return
         if not args.no_ship: print(ship(name, pipe, *exam_of(pipe.info['data']), how=how))
