@@ -64,7 +64,8 @@ def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0
     show_grid(final.images, [p for p in prompts for _ in range(2)], ncol=8, scale=2).save(out/'final.png')
     exam = next(d for d in (data.heldout, data.valid, data.train) if len(d))
     say(f'exam      {min(n_eval, len(exam))} prompts that training never saw')
-    numbers = evaluate(pipe, exam, n=min(n_eval, len(exam)), seed=seed, train=data.train).to_dict()
+    n = min(n_eval, len(exam))
+    numbers = evaluate(pipe, exam, n=n, seed=seed, train=data.train, judge_steps=judge_steps).to_dict()
     numbers.update(speed(learn))
     write_json(out/'evaluation.json', numbers)
     report = write_report(out, data=data, pipe=pipe, evaluation=numbers, command=command, prompts=prompts)
@@ -84,7 +85,7 @@ def demo(
     command:str='',     # the command line, for the report
     n_eval:int=200,     # prompts in the exam
     progress:bool=True,
-    judge_steps:int=300, # training of the independent encoder that judges retrieval
+    judge_steps:int=300, # training of the independent encoder that judges retrieval, where none is shipped for the data
     chatgpt:bool=False, # let ChatGPT say the training captions in other words, too; needs OPENAI_API_KEY
 ) -> dict:              # the numbers of evaluation.json
     "Show the data, learn the words, train the GAN, take the exam, write the report"

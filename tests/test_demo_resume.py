@@ -25,7 +25,7 @@ def folder(tmp_path):
 def demo(folder, tmp_path, monkeypatch, capsys):
     "Runs `promptgan demo`; returns its exit status and what it said"
     exam = promptgan.demo.evaluate
-    monkeypatch.setattr(promptgan.demo, 'evaluate', lambda *a, **kw: exam(*a, **kw, judge_steps=2))
+    monkeypatch.setattr(promptgan.demo, 'evaluate', lambda *a, **kw: exam(*a, **{**kw, 'judge_steps': 2}))
     fit, learn, known = promptgan.train.TextGANLearner.fit, promptgan.train.train_text_model, WORDS
     def few(self, minutes, resume): return fit(self, steps=5, resume=resume)         # instead of so many seconds
     monkeypatch.setattr(promptgan.train.TextGANLearner, 'fit', few)
