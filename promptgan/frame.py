@@ -18,7 +18,8 @@ class Plain:
     "Stands for a control where ipywidgets is not installed"
     def __init__(self, kind, **traits):
         self.kind, self._seen, self._clicked = kind, [], []
-        vars(self).update(dict(value=None, disabled=False, options=()) | traits)
+        empty = '' if kind.startswith('Text') else None                 # as in ipywidgets
+        vars(self).update(dict(value=empty, disabled=False, options=()) | traits)
     def __setattr__(self, name, value):
         old = vars(self).get(name); vars(self)[name] = value
         if name == 'value' and old != value:

@@ -107,11 +107,12 @@ def _figure(rows):
     from matplotlib.figure import Figure
     found = _found(rows, _CURVES)
     if not found: return None
-    fig = Figure(figsize=(3.2*len(found), 2.6), layout='constrained', dpi=110)
+    fig = Figure(figsize=(3.1*len(found), 2.5), layout='constrained', dpi=80)
     for ax, (title, series) in zip(fig.subplots(1, len(found), squeeze=False)[0], found.items()):
         for k, (x, y) in series: ax.plot(x, y, label=k, lw=1.2)
         ax.set_xlabel('minutes of training'); ax.set_ylabel(title); ax.grid(alpha=.3)
         if len(series) > 1: ax.legend(fontsize=8)
+    fig.draw_without_rendering()                         # else the first look overlaps
     buf = io.BytesIO(); fig.savefig(buf, format='png'); return Image.open(buf)
 
 # %% ../nbs/16_report.ipynb #d2485210
