@@ -157,7 +157,8 @@ def default_model(
 ):                     # a run folder, or the name of shipped weights
     "The run that was written last; without any, the shipped weights that know most of the words"
     from promptgan.base import InputError, shipped_weights
-    runs, shipped = sorted(Path(root).glob('*/pipeline/config.json'), key=lambda p: p.stat().st_mtime), shipped_weights()
+    runs = sorted(Path(root).glob('*/pipeline/config.json'), key=lambda p: p.stat().st_mtime)
+    shipped = shipped_weights()
     if runs: return runs[-1].parents[1]
     if not shipped:
         raise InputError(f'no model given and no run under {root}: make one with `promptgan demo`, or give --model RUN')

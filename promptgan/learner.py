@@ -257,6 +257,13 @@ class GANLearner:
         return self.lr*decay*min(1., (self.step + 1)/self.warmup)
 
 # %% ../nbs/09_learner.ipynb #3a04a0d6
+def _agree(self):
+    "All processes go by the clock of the first one, and stop together"
+    if world_size() == 1: return
+    mine = [self.seconds*(self.rank == 0), float(self.stop is not None)]
+    t = torch.tensor(mine, dtype=torch.float64, device=self.device); dist.all_reduce(t); self.seconds = t[0].item()
+    if t[1] and not self.stop: self.stop = 'another process'
+
 def _fit(self, steps=None, minutes=None, images=None, resume=False):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]
@@ -284,7 +291,8 @@ def _fit(self, steps=None, minutes=None, images=None, resume=False):
                                        f'try a lower lr than {self.lr}')
             self.step += 1; self.images += self.batches.bs; now = time.monotonic(); self.seconds += now - last
             last = now
-            self.call('after_step'); last = max(last, time.monotonic())   # time spent in callbacks is not training time
+            self.call('after_step'); _agree(self)
+            last = max(last, time.monotonic())   # time spent in callbacks is not training time
     except KeyboardInterrupt: self.stop = 'interrupted'
     finally: self.call('after_fit')
     return self

@@ -193,7 +193,8 @@ def plot_study(
     for r in rows:
         if r['group'] in ('', group) and r['arm'] != 'only 32 pictures':
             x, y = [c[0]/60 for c in r['curve']], [c[2] for c in r['curve']]
-            ax.plot(x, y, lw=3 if r['arm'] == 'default' else 1.5, label=r['arm'] + f", seed {r['seed']}"*bool(r['seed']))
+            name = r['arm'] + f", seed {r['seed']}"*bool(r['seed'])
+            ax.plot(x, y, lw=3 if r['arm'] == 'default' else 1.5, label=name)
     ax.set(xlabel='minutes of training', ylabel='attributes right', title=group); ax.legend(fontsize=7); return fig
 
 # %% ../nbs/20_study.ipynb #4b41287a

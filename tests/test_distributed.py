@@ -1,4 +1,4 @@
-"Two processes give the gradients of one, batch norm included; a dashboard follows what torchrun started"
+"Two processes give the gradients of one, batch norm included, and end together; a dashboard follows what torchrun started"
 import os, socket, subprocess, sys, time
 
 PATIENCE = float(os.environ.get('PROMPTGAN_PATIENCE', 1))   # times the usual waiting, for a machine that is busy with other things
@@ -31,6 +31,16 @@ learn = GANLearner(*nets, batches, precision='fp32')  # each process made other 
 first = torch.cat([t.double().flatten() for n in nets for t in n.state_dict().values()]); mine = first.clone()
 if world > 1: dist.broadcast(first, 0)
 assert first.equal(mine)
+class Odd:
+    "The last process has a fast clock, and may have to stop"
+    def __init__(self, at): self.at = at
+    def after_step(self, l):
+        if l.rank == world - 1: l.seconds += .1; l.stop = 'SIGTERM' if l.step == self.at else None
+for at, budget in ((None, dict(minutes=.01)), (3, dict(steps=50))):   # they end together all the same
+    nets = Generator(8, 4, 4, (8, 8, 8), 32), Discriminator(8, (8, 8, 8), 32, 8)
+    learn = GANLearner(*nets, batches, precision='fp32', cbs=[Odd(at)]).fit(**budget); ends = torch.tensor([learn.step, -learn.step])
+    if world > 1: dist.all_reduce(ends, dist.ReduceOp.MAX)
+    assert ends[0] == -ends[1] == (at or ends[0]) > 0 and bool(learn.stop) == bool(at), (learn.step, ends, learn.stop)
 if rank == 0: torch.save((og.grads, od.grads, G.start.norm.norm.running_var), sys.argv[1])
 '''
 
