@@ -17,7 +17,7 @@ setup(
     author=cfg['author'], url=cfg['git_url'], license='Apache-2.0', license_files=['LICENSE'],
     classifiers=[f"Development Status :: {statuses[cfg['status']]}", 'Programming Language :: Python :: 3',
                  'Topic :: Scientific/Engineering :: Artificial Intelligence'],
-    packages=find_packages(include=[f"{cfg['lib_path']}*"]), package_data={'': ['*.jsonl', '*.json', '*.safetensors', '*.md', '*.png']},
+    packages=find_packages(include=[f"{cfg['lib_path']}*"]), package_data={cfg['lib_path']: ['assets/**/*']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False)

@@ -291,8 +291,7 @@ def _fit(self, steps=None, minutes=None, images=None, resume=False):
                                        f'try a lower lr than {self.lr}')
             self.step += 1; self.images += self.batches.bs; now = time.monotonic(); self.seconds += now - last
             last = now
-            self.call('after_step'); _agree(self)
-            last = max(last, time.monotonic())   # time spent in callbacks is not training time
+            self.call('after_step'); _agree(self); last = max(last, time.monotonic())   # callbacks are not training
     except KeyboardInterrupt: self.stop = 'interrupted'
     finally: self.call('after_fit')
     return self

@@ -52,6 +52,8 @@ def test_wheel_holds_code_and_small_data_only(wheel):
     kinds = {n.rsplit('.', 1)[-1] for n in sizes if n.startswith('promptgan/')}
     assert kinds <= {'py', 'json', 'jsonl', 'safetensors', 'md', 'png'}
     assert any(n.endswith('licenses/LICENSE') for n in sizes)
+    assets = {p.relative_to(ROOT).as_posix() for p in (ROOT/'promptgan'/'assets').rglob('*') if p.is_file()}
+    assert len(assets) > 10 and assets <= set(sizes), assets - set(sizes)   # captions, judges, weights
     weights = {n: s for n, s in sizes.items() if n.startswith('promptgan/assets/weights/')}
     assert sum(weights.values()) < 16e6 and sum(s for n, s in sizes.items() if n not in weights and not n.endswith('.py')) < 9e6
     with zipfile.ZipFile(wheel) as z: points = z.read(next(n for n in sizes if n.endswith('entry_points.txt'))).decode()
