@@ -509,6 +509,6 @@ class TestSlow:
         p = subprocess.Popen([sys.executable, str(ROOT/'tests'/'faultserver.py'), '--latency', '.2'], stdout=subprocess.PIPE, text=True)
         try:
             url = p.stdout.readline().strip(); album(tmp_path, 1000)
-            r = caption_folder(tmp_path, ChatGPTCaptioner(n=2, base_url=url), workers=8, progress=False)
-            print(f'{r.seconds:.1f} s where the latency allows 25.0'); assert r.seconds < 27.5
+            cpu = time.process_time(); r = caption_folder(tmp_path, ChatGPTCaptioner(n=2, base_url=url), workers=8, progress=False)
+            print(f'\n{r.seconds:.1f} s where the latency allows 25.0; {time.process_time() - cpu:.1f} s of them CPU of ours'); assert r.seconds < 27.5
         finally: p.kill(); p.wait()
