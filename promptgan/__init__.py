@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 _WHERE = dict(TextToImagePipeline='pipeline', TextImageData='data', check_folder='check', scenes='datasets', emoji='datasets',
-              text_gan_learner='train', evaluate='metrics', probe='contrast', train_text_model='contrast', TextModel='text',
+              text_gan_learner='train', evaluate='metrics', evaluate_prompts='metrics', probe='contrast', train_text_model='contrast', TextModel='text',
               SentenceModel='pretrained', ImageEncoder='imagewords', train_on_pictures='imagewords',
               build_networks='networks', summary='networks', PRESETS='networks', Recipe='learner', GANLearner='learner',
               show_grid='core', default_device='core', pick_precision='core', PromptganError='base', DataError='base', CaptionError='base',

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .cli import _Device, _Overwrite, _Seed, _Source, _say, app
+from .cli import _Device, _Overwrite, _Seed, _Source, _say, app, read_prompts
 
 # %% ../nbs/18c_evalcli.ipynb #afe08a7f
 class Split(str, Enum):
@@ -39,7 +39,7 @@ def exam_data(
 # %% ../nbs/18c_evalcli.ipynb #3fc56387
 @app.command(epilog='Example: promptgan evaluate runs/demo scenes --n 500 --json scores.json')
 def evaluate(model:Annotated[str, typer.Argument(help='Run or pipeline folder, or the name of shipped weights.')],
-             data:Annotated[str, typer.Argument(help=_Source)],
+             data:Annotated[str, typer.Argument(help=_Source.rstrip('.') + ', or a .txt file of prompts.')],
              split:Annotated[Optional[Split], typer.Option(help='heldout, else valid or test.')]=None,
              n:Annotated[int, typer.Option('--n', min=2, max=10_000, help='Prompts at most.')]=2000, seed:_Seed=0,
              json_:Annotated[Optional[Path], typer.Option('--json', help='File to write the numbers to.')]=None,
@@ -50,11 +50,14 @@ def evaluate(model:Annotated[str, typer.Argument(help='Run or pipeline folder, o
     for path in (json_, nearest):
         if path and path.exists() and not overwrite:
             raise InputError(f'{path} exists: give another file, or --overwrite')
-    from promptgan.metrics import evaluate as run
+    from promptgan.metrics import evaluate as run, evaluate_prompts
     from promptgan.pipeline import TextToImagePipeline
+    lines = read_prompts(data) if Path(data).suffix == '.txt' and Path(data).is_file() else None
+    if lines and (split or nearest): raise InputError(f'{data} holds prompts: --split and --nearest are for pictures')
     pipe = TextToImagePipeline.from_pretrained(model, device)
-    exam, train = exam_data(data, pipe.size, split and split.value, n, seed)
-    result = run(pipe, exam, n, seed, train); _say(str(result))
+    if lines: result = evaluate_prompts(pipe, lines, n, seed)
+    else: exam, train = exam_data(data, pipe.size, split and split.value, n, seed); result = run(pipe, exam, n, seed, train)
+    _say(str(result))
     if json_: json_.parent.mkdir(parents=True, exist_ok=True); write_json(json_, result.to_dict())
     if nearest:
         if result.nearest is None: raise InputError('no training pictures here: --nearest has nothing to show')
