@@ -50,13 +50,15 @@ def evaluate(model:Annotated[str, typer.Argument(help='Run or pipeline folder, o
     for path in (json_, nearest):
         if path and path.exists() and not overwrite:
             raise InputError(f'{path} exists: give another file, or --overwrite')
-    from promptgan.metrics import evaluate as run, evaluate_prompts
+    from promptgan import metrics
     from promptgan.pipeline import TextToImagePipeline
     lines = read_prompts(data) if Path(data).suffix == '.txt' and Path(data).is_file() else None
     if lines and (split or nearest): raise InputError(f'{data} holds prompts: --split and --nearest are for pictures')
     pipe = TextToImagePipeline.from_pretrained(model, device)
-    if lines: result = evaluate_prompts(pipe, lines, n, seed)
-    else: exam, train = exam_data(data, pipe.size, split and split.value, n, seed); result = run(pipe, exam, n, seed, train)
+    if lines: result = metrics.evaluate_prompts(pipe, lines, n, seed)
+    else:
+        exam, train = exam_data(data, pipe.size, split and split.value, n, seed)
+        result = metrics.evaluate(pipe, exam, n, seed, train)
     _say(str(result))
     if json_: json_.parent.mkdir(parents=True, exist_ok=True); write_json(json_, result.to_dict())
     if nearest:

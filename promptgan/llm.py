@@ -226,7 +226,8 @@ def _call(self, make, deadline=None):
 
 def _send(self, body):
     "(text of the reply, request id), or a `Fault`"
-    raw = self._call(lambda c: c.chat.completions.with_raw_response.create(**body))
+    sent = dict(model=body['model'], messages=[], extra_body=body)   # as arguments the client takes each message apart:
+    raw = self._call(lambda c: c.chat.completions.with_raw_response.create(**sent))   # a quarter of the time of a call
     try: return raw.text, raw.headers.get('x-request-id') or ''
     except (ValueError, LookupError) as e:
         raise Fault(bad_answer(f'unreadable answer: {safe_line(e)}'), True, free=False, kind='answer') from None

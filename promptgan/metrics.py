@@ -14,7 +14,8 @@ from .data import TextImageData
 from .distances import frechet_distance, half_samples
 from .exams import Exam, attribute_numbers, checked, copy_numbers, crowd_numbers, mean_picture, number
 from .exams import pixel_numbers, real_again, retrieval_numbers, unknown, variety_numbers
-from .judges import encode_captions, encode_pictures, judge_eyes, judge_facts, load_judge, r_precision, train_eval_encoder
+from .judges import encode_captions, encode_pictures, judge_eyes, judge_facts, load_judge, r_precision
+from .judges import train_eval_encoder
 from .pixels import diversity, show_nearest
 
 # %% ../nbs/12_metrics.ipynb #a33e8a06
@@ -179,7 +180,8 @@ def evaluate_prompts(
 ) -> Evaluation:
     "Draw prompts that have no pictures and measure what needs none: known words, retrieval, variety, speed"
     pipe = pipe.pipeline() if hasattr(pipe, 'pipeline') else pipe; words = getattr(pipe, 'words', None)
-    asked = list(dict.fromkeys(prompts))[:n]; heard = torch.tensor([2 if words is None else _heard(words, p) for p in asked])
+    asked = list(dict.fromkeys(prompts))[:n]
+    heard = torch.tensor([2 if words is None else _heard(words, p) for p in asked])
     prompts = [p for p, h in zip(asked, heard) if h]
     fake, seconds = _draw(pipe, prompts, seed); best = _best(pipe, prompts, fake.shape[-1], seed)
     name = getattr(pipe, 'info', {}).get('data'); numbers = dict(words_known=number((heard == 2).float(), seed=seed))
@@ -194,7 +196,8 @@ def evaluate_prompts(
 def _fit_numbers(net, fake, prompts, seed):
     "Whether pictures are nearest to their own words"
     x, other = encode_pictures(net, fake), torch.roll(torch.arange(len(fake)), 1); words = encode_captions(net, prompts)
-    fits = dict(r_precision=lambda x: r_precision(net, x, prompts), clip_like_score=lambda x: torch.cosine_similarity(x, words),
+    fits = dict(r_precision=lambda x: r_precision(net, x, prompts),
+                clip_like_score=lambda x: torch.cosine_similarity(x, words),
                 r_precision_hard=lambda x: r_precision(net, x, prompts, hard=True))
     return {k: number(f(x), None, f(x[other]), seed) for k, f in fits.items()}
 
