@@ -1,5 +1,5 @@
 "What a script can rely on: exit statuses, one line for an error, nothing overwritten, clean output without a terminal"
-import os, re, signal, subprocess, sys, time, types
+import os, re, signal, subprocess, sys, time, types, promptgan
 import pytest
 from PIL import Image
 from promptgan import base, cli
@@ -18,6 +18,7 @@ def module(monkeypatch):
     def put(name, **content):
         fake = types.ModuleType(f'promptgan.{name}'); vars(fake).update(content)
         monkeypatch.setitem(sys.modules, f'promptgan.{name}', fake)
+        monkeypatch.setattr(promptgan, name, fake, raising=False)   # `from promptgan import name` looks here first
     return put
 
 class Result:
