@@ -62,10 +62,11 @@ class _Run:
             if not self.working: self.idle.set()
 
     def start(self,
-        workers,  # how many
+        workers,  # questions at the same time
     ):
-        "Start the workers; `idle` is set when the last one is through"
-        self.working = max(1, min(workers, len(self.left)))
+        "Start workers, two more than may ask at a time: they get pictures ready meanwhile; `idle` is set when the last is through"
+        if self.captioner.chat: self.captioner.chat.pace.at_once(workers)
+        self.working = max(1, min(workers + 2*(workers > 1), len(self.left)))
         for _ in range(self.working): threading.Thread(target=self.work, daemon=True).start()
 
 # %% ../nbs/04b_bulk.ipynb #defb894a

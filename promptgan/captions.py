@@ -146,13 +146,14 @@ class ChatGPTCaptioner:
         per_call=1,      # pictures in one question; more is cheaper and less careful
         model=None, base_url=None,  # see `ChatGPT`
         chat=None,       # a `ChatGPT` of your own, with other limits
-        **more,          # for `ChatGPT`: deadline, attempts, rpm, tpm, prices, ...
+        **more,          # for `ChatGPT`: deadline, attempts, rpm, tpm, temperature, prices, ...
     ):
         self.wishes = Wishes(n, max_words, language, style, include, avoid, prefix, suffix, template, notes)
         check_whole('side', side, 32, 2048); check_whole('per_call', per_call, 1, 50)
         self.hints, self.side, self.per_call = hints, side, per_call
         self.chat = chat or ChatGPT(model, base_url, **more)
-        self.template = item_key(self.system, self.schema, side, prefix, suffix, template, self.chat.model)[:12]
+        parts = self.system, self.schema, side, prefix, suffix, template, self.chat.model
+        self.template = item_key(*parts, *[self.chat.temperature]*(self.chat.temperature is not None))[:12]
 
     def __repr__(self):
         return f'{type(self).__name__}({self.wishes.n} captions in {", ".join(self.wishes.languages)}; {self.chat})'

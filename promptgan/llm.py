@@ -7,6 +7,7 @@ __all__ = ['MODEL', 'FORMATS', 'check_url', 'check_key', 'LLMMissing', 'Stopped'
 
 # %% ../nbs/03_llm.ipynb #01c2ee87
 import asyncio, json, os, random, re, threading, time, warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from fastcore.basics import patch
@@ -105,7 +106,13 @@ class Pace:
             if v is not None and not (isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < float('inf')):
                 raise InputError(f'{name} is {v!r}: give a number above 0')
         self.rpm, self.tpm, self._next, self._pause = rpm, tpm, 0., 0.
-        self._lock = threading.Lock()
+        self._lock, self.slots = threading.Lock(), nullcontext()
+
+    def at_once(self,
+        n,  # questions
+    ):
+        "No more of them are on their way at a time"
+        self.slots = threading.Semaphore(n)
 
     def hold(self,
         seconds,  # from now on
@@ -146,15 +153,17 @@ class ChatGPT:
         max_usd=1.,       # limit of this object; a ledger brings its own
         max_calls=None,   # likewise; needed where the price of the model is not known
         prices=None,      # {model: [question, answer]} in USD per million tokens
+        temperature=None, # 0 to 2; None: as the server likes. Small local models need about .2
     ):
         self.model = model or os.environ.get('PROMPTGAN_LLM_MODEL') or MODEL
         self.base_url = check_url(base_url or os.environ.get('OPENAI_BASE_URL') or None)
         self.host = urlsplit(self.base_url).netloc if self.base_url else 'api.openai.com'
         for name, v, low in (('deadline', deadline, .01), ('attempts', attempts, 1), ('backoff', backoff, 0),
-                             ('max_wait', max_wait, 0)):
+                             ('max_wait', max_wait, 0), ('temperature', temperature or 0, 0)):
             if isinstance(v, bool) or not isinstance(v, (int, float)) or not low <= v <= 86400:
                 raise InputError(f'{name} is {v!r}: give a number from {low} to 86,400')
         self.deadline, self.attempts, self.backoff, self.max_wait = deadline, int(attempts), backoff, max_wait
+        self.temperature = temperature
         self.price = find_price(self.model, self.base_url, prices)
         self.pace, self.purse = Pace(rpm, tpm), Purse(max_usd, max_calls)
         self._given, self._client, self._pid = api_key, None, None
@@ -185,6 +194,7 @@ def _body(self, system, user, schema, max_tokens):
     if form is None: system += '\nAnswer with one JSON object only, of this JSON schema:\n' + json.dumps(schema)
     body = dict(model=self.model, messages=[dict(role='system', content=system), *user])
     body[self.limit_name] = max_tokens
+    if self.temperature is not None: body['temperature'] = self.temperature   # some models of OpenAI refuse any
     return body | (dict(response_format=form) if form else {})
 
 @patch
@@ -226,8 +236,8 @@ def _call(self, make, deadline=None):
 
 def _send(self, body):
     "(text of the reply, request id), or a `Fault`"
-    sent = dict(model=body['model'], messages=[], extra_body=body)   # as arguments the client takes each message apart:
-    raw = self._call(lambda c: c.chat.completions.with_raw_response.create(**sent))   # a quarter of the time of a call
+    sent = dict(model=body['model'], messages=[], extra_body=body)   # as arguments the client takes each message apart: a quarter of its time
+    with self.pace.slots: raw = self._call(lambda c: c.chat.completions.with_raw_response.create(**sent))
     try: return raw.text, raw.headers.get('x-request-id') or ''
     except (ValueError, LookupError) as e:
         raise Fault(bad_answer(f'unreadable answer: {safe_line(e)}'), True, free=False, kind='answer') from None

@@ -97,7 +97,7 @@ _SHOTS = [('a red circle above a blue square',
             'a red circle over a square that is blue']),
           ('two small cats on the left',
            ['a pair of little cats at the left', 'on the left, two tiny cats', 'two little cats at the left side']),
-          ('a green boat', ['a boat that is green', 'one emerald boat', 'a green boat on its own'])]
+          ('a green boat', ['a boat that is green', 'a green boat on its own', 'one emerald boat'])]   # a small model copies the last one most
 
 class ChatGPTRewriter(ChatGPTCaptioner):
     "Says captions in other words; needs no picture"
@@ -132,20 +132,21 @@ class ChatGPTRewriter(ChatGPTCaptioner):
 
     def question(self, jobs):
         "What is asked about these captions"
-        ids = [self.key(*j)[:8] for j in jobs]
+        ids = [str(k + 1) if self.shots else self.key(*j)[:8] for k, j in enumerate(jobs)]   # what is short confuses a small model less
         items = [dict(id=i, captions=[c[:500] for c in s.captions[:5]] or [s.label]) for i, (s, _) in zip(ids, jobs)]
         return [*self._examples(), dict(role='user', content=self._asked(items))], ids
 
     def _asked(self, items):
         "The question as JSON"
-        many = dict(languages=self.wishes.languages) if self.wishes.many else {}
-        return json.dumps(dict(items=items, captions_each=self.wishes.n, **many), ensure_ascii=False)
+        more = {} if self.shots else dict(captions_each=self.wishes.n)
+        if self.wishes.many: more['languages'] = self.wishes.languages
+        return json.dumps(dict(items=items, **more), ensure_ascii=False)
 
     def _examples(self):
         "Earlier turns of the chat, as if they had been"
         out = []
         for old, new in _SHOTS[:self.shots]:
-            new = [new[k % len(new)] for k in range(self.wishes.n)]; i = item_key(old)[:8]
+            new = [new[k % len(new)] for k in range(self.wishes.n)]; i = '1'
             captions = dict.fromkeys(self.wishes.languages, new) if self.wishes.many else new
             answer = dict(items=[dict(id=i, captions=captions)])
             out += [dict(role='user', content=self._asked([dict(id=i, captions=[old])])),

