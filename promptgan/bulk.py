@@ -64,7 +64,7 @@ class _Run:
     def start(self,
         workers,  # questions at the same time
     ):
-        "Start workers, two more than may ask at a time: they get pictures ready meanwhile; `idle` is set when the last is through"
+        "Start workers, two more than may ask at a time, to get pictures ready; `idle` is set when all are through"
         if self.captioner.chat: self.captioner.chat.pace.at_once(workers)
         self.working = max(1, min(workers + 2*(workers > 1), len(self.left)))
         for _ in range(self.working): threading.Thread(target=self.work, daemon=True).start()

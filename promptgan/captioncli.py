@@ -56,7 +56,7 @@ def _told(work):
 # %% ../nbs/18a_captioncli.ipynb #791daef1
 _Rewrite = Annotated[bool, typer.Option('--rewrite', help='Captions that are there, in other words; sends no picture.')]
 _Shots = Annotated[int, typer.Option(min=0, max=3, help='Worked examples for --rewrite; small local models need 3.')]
-_Warm = Annotated[Optional[float], typer.Option(min=0, max=2, help='Freedom of the answers; small local models need .2.')]
+_Warm = Annotated[Optional[float], typer.Option(min=0, max=2, help='Freedom of answers; small local models need .2.')]
 _Offline = Annotated[bool, typer.Option('--offline', help='From labels and file names, without any model.')]
 _Language = Annotated[Optional[list[str]], typer.Option(help='English by default; give it several times for several.')]
 _Style = Annotated[Optional[list[str]], typer.Option(help='plain, detailed, poetic, alt, or own words.')]
@@ -78,8 +78,8 @@ def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in a
             workers:Annotated[int, typer.Option(min=1, max=256, help='Questions at the same time.')]=8,
             per_call:Annotated[int, typer.Option(min=1, max=50, help='Pictures in one question.')]=1,
             rpm:_Minute=None, tpm:_Minute=None, max_usd:_Usd=1., max_calls:_Calls=None, dry_run:_Dry=False,
-            retry_failed:_Retry=False, rewrite:_Rewrite=False, shots:_Shots=0, temperature:_Warm=None, offline:_Offline=False,
-            limit:_Limit=None, replace:_Replace=False, batch:_Batch=None, yes:_Yes=False):
+            retry_failed:_Retry=False, rewrite:_Rewrite=False, shots:_Shots=0, temperature:_Warm=None,
+            offline:_Offline=False, limit:_Limit=None, replace:_Replace=False, batch:_Batch=None, yes:_Yes=False):
     "Write captions for a folder of pictures into its metadata.jsonl; may be stopped and started again."
     from promptgan import bulk
     cap = _captioner(rewrite, offline, shots, n=n, max_words=max_words, language=language or 'English', style=style,

@@ -236,7 +236,7 @@ def _call(self, make, deadline=None):
 
 def _send(self, body):
     "(text of the reply, request id), or a `Fault`"
-    sent = dict(model=body['model'], messages=[], extra_body=body)   # as arguments the client takes each message apart: a quarter of its time
+    sent = dict(model=body['model'], messages=[], extra_body=body)   # a quarter less work than messages as arguments
     with self.pace.slots: raw = self._call(lambda c: c.chat.completions.with_raw_response.create(**sent))
     try: return raw.text, raw.headers.get('x-request-id') or ''
     except (ValueError, LookupError) as e:

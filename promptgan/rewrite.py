@@ -97,7 +97,7 @@ _SHOTS = [('a red circle above a blue square',
             'a red circle over a square that is blue']),
           ('two small cats on the left',
            ['a pair of little cats at the left', 'on the left, two tiny cats', 'two little cats at the left side']),
-          ('a green boat', ['a boat that is green', 'a green boat on its own', 'one emerald boat'])]   # a small model copies the last one most
+          ('a green boat', ['a boat that is green', 'a green boat on its own', 'one emerald boat'])]
 
 class ChatGPTRewriter(ChatGPTCaptioner):
     "Says captions in other words; needs no picture"
@@ -132,7 +132,7 @@ class ChatGPTRewriter(ChatGPTCaptioner):
 
     def question(self, jobs):
         "What is asked about these captions"
-        ids = [str(k + 1) if self.shots else self.key(*j)[:8] for k, j in enumerate(jobs)]   # what is short confuses a small model less
+        ids = [str(k + 1) if self.shots else self.key(*j)[:8] for k, j in enumerate(jobs)]   # short for small ones
         items = [dict(id=i, captions=[c[:500] for c in s.captions[:5]] or [s.label]) for i, (s, _) in zip(ids, jobs)]
         return [*self._examples(), dict(role='user', content=self._asked(items))], ids
 
