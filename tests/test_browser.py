@@ -11,6 +11,7 @@ FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '-
          '--disable-component-update', '--disable-sync']
 PATIENCE = float(os.environ.get('PROMPTGAN_PATIENCE', 1))   # times the usual waiting, for a machine that is busy with other things
 SHOTS = os.environ.get('PROMPTGAN_SCREENSHOTS')   # a folder: screenshots for the notebooks go there
+HOUSE, STAR = 'a large red house in the lower left, by day in clear weather, on grass', 'a large yellow star in the upper right, at night in clear weather, on water'
 HOSTILE = 'a red house <script>window.hacked=1</script><img src=x onerror="window.hacked=1"> </title> /etc/passwd'
 
 @pytest.fixture(scope='module')
@@ -104,9 +105,9 @@ def generate(visit):
     before = visit.images(); visit.press('Generate'); until(lambda: visit.images() != before)
 
 def test_generate(visit):
-    visit.field('prompt').fill('a large red house, at night'); generate(visit); visit.told('4 pictures')
+    visit.field('prompt').fill(HOUSE); generate(visit); visit.told('4 pictures')
     alts = visit.page.eval_on_selector_all('img', 'all => all.filter(i => i.offsetParent).map(i => i.alt)')
-    assert alts == [f'a large red house, at night (seed {i})' for i in range(4)]
+    assert alts == [f'{HOUSE} (seed {i})' for i in range(4)]
     visit.field('seed').fill('5'); visit.field('seed').press('Enter'); visit.field('prompt').press('Enter')   # the keyboard alone
     visit.page.get_by_text('(seed 8)').wait_for(); readable(visit); visit.shoot('playground')
 
@@ -141,7 +142,7 @@ def test_error_is_seen_and_the_next_click_works(visit):
     visit.field('prompt').fill('a blue house'); generate(visit); visit.told('4 pictures')
 
 def test_scrubber(visit):
-    visit.page.get_by_role('tab', name='Interpolation').click(); visit.field('from').fill('a red house by day'); visit.field('to').fill('a blue house at night')
+    visit.page.get_by_role('tab', name='Interpolation').click(); visit.field('from').fill(HOUSE); visit.field('to').fill(STAR)
     visit.press('Walk'); visit.told('16 pictures'); picture = lambda: visit.images()[0]
     first, handle = picture(), visit.page.get_by_role('slider', name='place').locator('visible=true'); box = handle.bounding_box()
     visit.page.mouse.move(box['x'] + 5, box['y'] + 5); visit.page.mouse.down(); visit.page.mouse.move(box['x'] + 100, box['y'] + 5, steps=5); visit.page.mouse.up()
@@ -174,20 +175,20 @@ def photos(tmp_path_factory):
 WORKSHOP = """
 import sys; sys.path.append({tests!r})
 import ipywidgets
-from promptgan import text_gan_learner
+from promptgan import TextToImagePipeline, text_gan_learner
 from promptgan.widgets import ArchitectureChooser, CaptionReview, Dashboard, DatasetBrowser, WordAttention, probe_preset
 from tinymodel import tiny_pipeline
-pipe, data = tiny_pipeline(64)
-learn = text_gan_learner(data, 'nano', out={run!r}, words=pipe.words, bs=4, precision='fp32', progress=False, sample_seconds=.7)
-parts = [Dashboard(learn, minutes=10, every=.3), CaptionReview({photos!r}), DatasetBrowser({photos!r}), WordAttention(pipe, 'a red house at night'),
+tiny, data = tiny_pipeline(64); pipe = TextToImagePipeline.from_pretrained({model!r})
+learn = text_gan_learner(data, 'nano', out={run!r}, words=tiny.words, bs=4, precision='fp32', progress=False, sample_seconds=.7)
+parts = [Dashboard(learn, minutes=10, every=.3), CaptionReview({photos!r}), DatasetBrowser({photos!r}), WordAttention(pipe, {house!r}),
          ArchitectureChooser(seconds=1, measure=lambda preset, seconds, **kw: probe_preset('nano', .1, bs=4))]   # the large ones take long
 ipywidgets.Tab([p.box for p in parts], titles=[p.title for p in parts])
 """
 
 @pytest.fixture(scope='module')
-def workshop(photos, context, tmp_path_factory):
+def workshop(model, photos, context, tmp_path_factory):
     from promptgan.appcli import Server, write_page
-    folder = tmp_path_factory.mktemp('workshop'); code = WORKSHOP.format(tests=str(Path(__file__).parent), run=str(folder/'run'), photos=str(photos))
+    folder = tmp_path_factory.mktemp('workshop'); code = WORKSHOP.format(model=str(model), house=HOUSE, tests=str(Path(__file__).parent), run=str(folder/'run'), photos=str(photos))
     with Server(write_page(folder/'page', code)) as server:
         v = Visit(context, server.url, 'Start'); v.run = folder/'run'; yield v; v.page.close()
 
@@ -219,7 +220,7 @@ def test_data_browser(workshop):
     assert v.page.evaluate('window.hacked') is None; v.shoot('browse')
 
 def test_attention(workshop):
-    v = workshop; tab(v, 'Attention to words'); v.press('Leave out each word'); v.told('5 words'); assert len(v.images()) == 6; readable(v); v.shoot('attention')
+    v = workshop; tab(v, 'Attention to words'); v.press('Leave out each word'); v.told('15 words'); assert len(v.images()) == 16; readable(v); v.shoot('attention')
 
 def test_chooser(workshop):
     v = workshop; tab(v, 'Which networks?'); v.button('Probe 1 s').wait_for(); v.shoot('chooser')   # before the probe, which is a stand-in here
