@@ -92,6 +92,10 @@ def test_c3_a_key_of_any_form_is_not_repeated(serve, monkeypatch):
     with pytest.raises(LLMAuthError, match=r'\*\*\*') as e: ask(serve('echo'))
     assert 'c0ffee' not in ''.join(traceback.format_exception(e.value))
 
+def test_c3_what_looks_like_a_key_is_not_repeated():
+    from promptgan.replies import safe_line
+    assert safe_line('wrong key sk-proj-somebody_elses, given: key-1234567890') == 'wrong key ***, given: ***'
+
 @pytest.mark.parametrize('key', ['', 'sk a', 'sk-a\nb', '"sk-a"', "'sk-a'", 'sk-ä', 'sk-\x00'])
 def test_c3_malformed_key_asks_nothing(key, monkeypatch):
     if '\0' not in key: monkeypatch.setenv('OPENAI_API_KEY', key)
@@ -193,6 +197,8 @@ def test_c12_captions_are_clean_text(said, serve, tmp_path):
     assert '<script' not in r._repr_html_()
 
 def test_c12_endless_captions_are_turned_down(serve, tmp_path):
+    from promptgan.wishes import Wishes, tidy
+    assert tidy('word '*25, Wishes(max_words=8)) == '' and tidy('word '*24, Wishes(max_words=8)) == 'word '*7 + 'word'
     s = serve(*[f'says:{"word "*20_000}']*3); r = caption_folder(album(tmp_path, 1), captioner(s), progress=False)
     assert len(r.failed) == 1 and not r.captions and 'no usable captions' in r.failed['item_00000/p.png']
 
