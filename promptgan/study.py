@@ -109,14 +109,14 @@ ARMS = {
     'no paired distance': Arm('pairs', 'only the game decides', dict(match=0.)),
     'no blurred L1': Arm('pairs', 'is the distance inside the discriminator enough?', dict(pixel=0.)),
     'no first guess': Arm('pairs', 'the generator starts from noise', tweak=_no_guess),
-    'no shifts': Arm('pairs', 'the discriminator sees each picture in one place', dict(shift=0)),
-    'words without places': Arm('conditioning', 'one vector, no map of what goes where', tweak=_one_vector),
-    'no spectral norm': Arm('normalisation', 'does the discriminator need its norm?', tweak=_free_weights),
-    'coarse first': Arm('resolution', 'half the resolution for the first two fifths', tweak=_coarse_first),
-    'bf16': Arm('precision', 'half the bits; quick where the processor knows them', dict(precision='bf16')),
-    'batch 8': Arm('batch size', 'twice the steps', dict(bs=8)),
-    'batch 32': Arm('batch size', 'half the steps, less noise in each', dict(bs=32)),
-    'batch 64': Arm('batch size', 'a quarter of the steps', dict(bs=64)),
+    'no shifts': Arm('what D sees', 'each picture in one place', dict(shift=0)),
+    'words without places': Arm('networks', 'one vector, no map of what goes where', tweak=_one_vector),
+    'no spectral norm': Arm('loss', 'does the discriminator need its norm?', tweak=_free_weights),
+    'coarse first': Arm('what D sees', 'half the resolution for the first two fifths', tweak=_coarse_first),
+    'bf16': Arm('batch and precision', 'half the bits; quick where the processor knows them', dict(precision='bf16')),
+    'batch 8': Arm('batch and precision', 'twice the steps', dict(bs=8)),
+    'batch 32': Arm('batch and precision', 'half the steps, less noise in each', dict(bs=32)),
+    'batch 64': Arm('batch and precision', 'a quarter of the steps', dict(bs=64)),
     'constant rate': Arm('learning rate', 'no decay', dict(lr_decay='none')),
     'linear decay': Arm('learning rate', 'a straight line instead of a cosine', dict(lr_decay='linear')),
     'rate 2e-4': Arm('learning rate', 'the rate of the classic', dict(lr=2e-4)),
@@ -216,17 +216,23 @@ def study_table(
 
 def plot_study(
     rows:list[dict], # of one budget
-    group:str,       # whose arms are shown beside the default
+    groups=None,     # kinds of choices; None: all
 ):
-    "Accuracy over minutes"
+    "Accuracy over minutes: each kind of choice beside the default"
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(5, 3), layout='constrained'); ax = fig.subplots()
-    for r in rows:
-        if r['group'] in ('', group) and r['arm'] != 'only 32 pictures':
+    rows = [r for r in rows if r['arm'] in ARMS and not ARMS[r['arm']].few]
+    groups = groups or list(dict.fromkeys(g for r in rows if (g := ARMS[r['arm']].group)))
+    fig = Figure(figsize=(9, 2.6*-(-len(groups)//3)), layout='constrained', dpi=70)
+    axs = fig.subplots(-(-len(groups)//3), 3, squeeze=False, sharex=True, sharey=True).flat
+    for ax, group in zip(axs, groups):
+        for r in sorted(rows, key=lambda r: r['seed']):
+            if (g := ARMS[r['arm']].group) not in ('', group): continue
             x, y = [c[0]/60 for c in r['curve']], [c[2] for c in r['curve']]
-            name = r['arm'] + f", seed {r['seed']}"*bool(r['seed'])
-            ax.plot(x, y, lw=3 if r['arm'] == 'default' else 1.5, label=name)
-    ax.set(xlabel='minutes of training', ylabel='attributes right', title=group); ax.legend(fontsize=7); return fig
+            style = dict(color='black', lw=2.5) if not g else dict(color=f'C{list(ARMS).index(r["arm"]) % 10}')
+            ax.plot(x, y, ls='-:'[min(r['seed'], 1)], label='' if r['seed'] else r['arm'], **style)
+        ax.set_title(group, fontsize=9); ax.legend(fontsize=6); ax.tick_params(labelsize=7)
+    for ax in list(axs)[len(groups):]: ax.remove()
+    fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes right', fontsize=8); return fig
 
 # %% ../nbs/20_study.ipynb #4b41287a
 def main():

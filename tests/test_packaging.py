@@ -1,9 +1,10 @@
 "The wheel works for somebody who has only the wheel: new environment, newest versions of everything, outside the repository"
-import os, subprocess, sys, sysconfig, venv
+import os, re, subprocess, sys, sysconfig, venv
 from importlib import metadata
 from pathlib import Path
 import pytest
 from PIL import Image
+from conftest import ROOT
 
 pytestmark = pytest.mark.network
 HEAVY = ('torch', 'torchvision', 'triton', 'nvidia', 'cuda')   # gigabytes: borrowed from this environment instead of downloaded
@@ -69,3 +70,22 @@ def test_shipped_model_draws_at_once(elsewhere):
     elsewhere('promptgan', 'generate', 'a large red house, by day', '一只蓝色的猫', '--model', 'scenes64', '--n', 1, '--out', 'shipped')
     red, _ = [Image.open(p).convert('RGB') for p in sorted((elsewhere.folder/'shipped').glob('*.png'))]
     assert len(red.getcolors(4096)) > 100   # a picture, not one flat colour
+
+OLD_CLIENT = """
+import sys, threading
+sys.path[:0] = [{old!r}, {tests!r}]
+import openai
+from faultserver import FaultServer
+from promptgan.bulk import caption_folder
+from promptgan.captions import ChatGPTCaptioner
+with FaultServer(script=['429', 'badjson', '500']) as s:
+    r = caption_folder('few', ChatGPTCaptioner(n=2, base_url=s.url, backoff=.01), progress=False)
+    print(openai.__version__, len(r.captions), len(r.failed), len(s.asked))"""
+
+def test_lowest_openai_captions_too(elsewhere):   # the newest is what all other tests use
+    lowest = re.search(r'openai>=([\d.]+)', (ROOT/'settings.ini').read_text())[1]; old = elsewhere.folder/'old'
+    elsewhere('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--target', old, f'openai=={lowest}')
+    few = elsewhere.folder/'few'; few.mkdir()
+    for name in ('red', 'green', 'blue'): Image.new('RGB', (8, 8), name).save(few/f'{name}.png')
+    version, captions, failed, asked = elsewhere('python', '-c', OLD_CLIENT.format(old=str(old), tests=str(ROOT/'tests'))).split()
+    assert f'{version}.'.startswith(f'{lowest}.') and (captions, failed, asked) == ('3', '0', '6')
