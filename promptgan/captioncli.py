@@ -86,6 +86,7 @@ def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in a
                      include=include or (), avoid=avoid or (), prefix=prefix, suffix=suffix, template=template,
                      model=model, base_url=base_url, per_call=per_call, temperature=temperature)
     if batch and not cap.chat: raise typer.BadParameter('--batch asks a model: leave out --offline')
+    if batch and dry_run and batch != Batch.submit: raise typer.BadParameter('--dry-run goes with --batch submit only')
     if batch and not (dry_run and batch == Batch.submit):
         return _batch(batch, folder, cap, max_usd, max_calls, limit, yes)
     if cap.chat: _say(str(bulk.estimate_folder(cap, folder, limit=limit, retry_failed=retry_failed)))
@@ -99,7 +100,8 @@ def _captioner(rewrite, offline, shots, style, **kwargs):
     "The captioner that the options describe"
     if offline:
         from promptgan.captions import TemplateCaptioner
-        return TemplateCaptioner(n=kwargs['n'])
+        text = kwargs['prefix'] + kwargs['template'] + kwargs['suffix']
+        return TemplateCaptioner(*[[text]]*(text != '{caption}'), n=kwargs['n'])   # else its own templates
     if style: kwargs['style'] = style
     if rewrite:
         from promptgan.rewrite import ChatGPTRewriter

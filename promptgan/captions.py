@@ -73,7 +73,7 @@ class TemplateCaptioner:
     per_call, chat = 1, None
     def __init__(self,
         templates=('a {label}', 'a picture of a {label}', 'one {label} on its own', 'this is a {label}'),  # in order
-        fallback=('a picture of {name}', '{name}'),  # where none of them can be filled
+        fallback=('{caption}', 'a picture of {name}', '{name}'),  # where none of them can be filled
         n=4,  # captions for each picture, at most
     ):
         self.templates, self.fallback = ([t] if isinstance(t, str) else list(t) for t in (templates, fallback))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from fastcore.basics import patch
 from .core import InputError, LLMAuthError, LLMBadResponse, LLMError, PromptganError
-from .prices import Purse, check_budget, find_price, is_local, most_tokens
+from .prices import LARGE_PICTURE, Purse, check_budget, find_price, is_local, most_tokens
 from .replies import Fault, bad_answer, content_of, object_of, parse_json, safe_line, status_fault, usage_of
 
 # %% ../nbs/03_llm.ipynb #c12712ac
@@ -132,7 +132,7 @@ class Pace:
         step = max(60/self.rpm if self.rpm else 0., 60*tokens/self.tpm if self.tpm else 0.)
         with self._lock:
             now = time.monotonic(); at = max(now, self._next, self._pause)
-            self._next = at + step
+            self._next = at + (max(step, .05) if self._pause > now else step)   # after a pause not all at once
             return at - now
 
 # %% ../nbs/03_llm.ipynb #ef4cb88d
@@ -167,7 +167,9 @@ class ChatGPT:
         self.price = find_price(self.model, self.base_url, prices)
         self.pace, self.purse = Pace(rpm, tpm), Purse(max_usd, max_calls)
         self._given, self._client, self._pid = api_key, None, None
-        self.format, self._worked, self._fives, self.limit_name = 'json_schema', False, 0, 'max_completion_tokens'
+        self.format, self._worked, self._fives, self._told = 'json_schema', False, 0, False
+        self._limits = ['max_completion_tokens', 'max_tokens']   # many other servers ignore the first, without a word
+        if self.base_url: self._limits.reverse()
         self._random = random.Random()   # jitter only; nobody's seed is touched
 
     def __repr__(self): return f'ChatGPT({self.model} at {self.host})'
@@ -191,9 +193,10 @@ def _body(self, system, user, schema, max_tokens):
     "The request in the words that this server knows"
     form = dict(json_schema=dict(type='json_schema', json_schema=dict(name='answer', strict=True, schema=schema)),
                 json_object=dict(type='json_object', schema=schema)).get(self.format)
-    if form is None: system += '\nAnswer with one JSON object only, of this JSON schema:\n' + json.dumps(schema)
+    if form is None or self._told:
+        system += '\nAnswer with one JSON object only, of this JSON schema:\n' + json.dumps(schema)
     body = dict(model=self.model, messages=[dict(role='system', content=system), *user])
-    body[self.limit_name] = max_tokens
+    body[self._limits[0]] = max_tokens
     if self.temperature is not None: body['temperature'] = self.temperature   # some models of OpenAI refuse any
     return body | (dict(response_format=form) if form else {})
 
@@ -208,7 +211,7 @@ def most(self:ChatGPT,
         for part in [m['content']] if isinstance(m['content'], str) else m['content']:
             if isinstance(part, str): texts.append(part)
             elif part['type'] == 'text': texts.append(part['text'])
-            else: pictures += 1
+            else: pictures += 1 if part['image_url'].get('detail') == 'low' else LARGE_PICTURE
     texts.append(json.dumps(body.get('response_format', '')))
     tokens = most_tokens(''.join(texts), pictures)
     return tokens, (self.price.usd(tokens, max_tokens) if self.price else 0.)
@@ -283,8 +286,9 @@ def _adapt(self, fault, body):
     used = (body.get('response_format') or {}).get('type', 'plain')
     schema500 = fault.kind == '500' and used == 'json_schema' and not self._worked and self.base_url
     self._fives = self._fives + 1 if schema500 else 0   # llama-cpp-python answers 500 to a schema, always
-    if fault.kind == 'tokens' and self.limit_name in body and self.limit_name == 'max_completion_tokens':
-        self.limit_name = 'max_tokens'; return True
+    if fault.kind == 'tokens' and (other := [name for name in self._limits if name not in body]):
+        self._limits = other; return True
+    if fault.kind == 'answer' and used == 'json_object' and not self._worked: self._told = True   # it ignores schemas
     if fault.kind == 'format' or self._fives >= 2:
         self._fives = 0
         if used == 'plain': return False
@@ -317,7 +321,7 @@ def ask(self:ChatGPT,
     purse, user = purse or self.purse, [dict(role='user', content=user)] if isinstance(user, str) else list(user)
     check_budget(purse.max_usd, purse.max_calls, self.price, self.model)
     self._connect()   # no key, no package: nothing is set aside
-    start, k, sent, again, more = time.monotonic(), 0, 0, 0, []
+    start, k, sent, again, more, busy = time.monotonic(), 0, 0, 0, [], 0
     while True:
         body = self._body(system, user + more, schema, max_tokens)
         _sleep(self.pace.turn(self.most(body, max_tokens)[0]), stop)
@@ -327,8 +331,10 @@ def ask(self:ChatGPT,
             return a
         except Fault as f: fault = f
         if self._adapt(fault, body): continue           # says nothing about the item
-        k += 1
-        if not fault.again or k >= self.attempts: raise fault.error from None
+        if fault.kind == 'limit' and busy < 5*self.attempts: busy += 1   # says nothing about the item either
+        else: k += 1
+        if not fault.again or k >= self.attempts:
+            fault.error.unsent = fault.kind == 'offline'; raise fault.error from None
         if fault.kind == 'length':
             if again == 3: raise fault.error from None
             max_tokens, again = 2*max_tokens, 3
@@ -336,4 +342,4 @@ def ask(self:ChatGPT,
             if again >= 2: raise fault.error from None
             again += 1
             more = [dict(role='user', content=f'Your last answer could not be used: {fault.error}. Answer again.')]
-        else: _sleep(self._delay(fault, k - 1), stop)
+        else: _sleep(self._delay(fault, max(0, k - 1)), stop)

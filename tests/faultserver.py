@@ -173,10 +173,10 @@ def _no_format(h, body):
     if not body.get('response_format'): return False
     h.send(400, error('response_format is not supported', param='response_format')); return True
 
-def _old_tokens(h, body):
-    "A server that only knows max_tokens"
-    if 'max_completion_tokens' not in body: return False
-    h.send(400, error("Unknown parameter: 'max_completion_tokens'", param='max_completion_tokens')); return True
+def _no_tokens(h, body):
+    "A server that does not know max_tokens, as new models of OpenAI behind other addresses"
+    if 'max_tokens' not in body: return False
+    h.send(400, error("Unsupported parameter: 'max_tokens'", param='max_tokens')); return True
 
 def _echo(h, body):
     "An error message that repeats the key, as some proxies do"
@@ -211,7 +211,7 @@ FAULTS = dict(
     fewer=_content(lambda items: items[:-1] if len(items) > 1 else []), twice=_content(lambda items: items + items[:1]),
     shuffled=_content(lambda items: items[::-1]), swapped=_content(lambda items: [dict(a, id=b['id']) for a, b in zip(items, items[1:] + items[:1])]),
     short=_content(lambda items: [dict(i, captions=i['captions'][:1]) for i in items]),
-    noschema=_no_schema, noschema500=_no_schema_500, noformat=_no_format, oldtokens=_old_tokens)
+    noschema=_no_schema, noschema500=_no_schema_500, noformat=_no_format, notokens=_no_tokens)
 
 def _other(name):
     "Faults with a number or an address: '500', '429:2', 'redirect:URL', 'says:TEXT'"

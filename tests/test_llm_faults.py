@@ -68,7 +68,10 @@ def test_c1_waits_as_told(value, low, high, serve, waits):
 
 def test_c1_all_workers_wait_and_the_bar_says_so(serve):
     s, stop = serve('429:30'), threading.Event(); chat = ChatGPT(base_url=s.url, max_wait=30)
-    threading.Timer(.3, stop.set).start()
+    def later():
+        while not chat.pace.waiting: time.sleep(.01)   # until the server has said it
+        stop.set()
+    threading.Thread(target=later, daemon=True).start()
     with pytest.raises(llm.Stopped): chat.ask('Write captions.', QUESTION, SCHEMA, stop=stop)
     assert chat.pace.turn() > 25                  # another worker would wait too
     run = type('Run', (), dict(result=bulk.CaptionResult('', 1), book=Purse(), spent_before=0, left=[], captioner=type('C', (), dict(chat=chat))))
@@ -154,7 +157,7 @@ def test_c9_missing_usage_is_priced_at_the_most(fault, serve):
     assert answer.tokens_in is None and answer.usd == pytest.approx(chat.purse.spent) and answer.usd > 10*ask(serve()).usd
 
 def test_c10_cut_answers_get_more_room_once(serve):
-    s = serve('length'); assert ask(s).attempts == 2 and s.body['max_completion_tokens'] == 1600
+    s = serve('length'); assert ask(s).attempts == 2 and s.body['max_tokens'] == 1600
     s = serve('length', 'length', 'length')
     with pytest.raises(LLMBadResponse) as e: ask(s)
     assert e.value.state == 'truncated' and len(s.asked) == 2
@@ -462,6 +465,50 @@ def test_c20_unknown_version_of_openai(version, monkeypatch):
 def test_c20_offline(tmp_path):
     with pytest.raises(LLMError, match='25 pictures in a row failed.*no connection'):
         caption_folder(album(tmp_path, 40), ChatGPTCaptioner(base_url='http://127.0.0.1:9/v1', attempts=1), progress=False)
+
+def test_c20_without_a_network_nothing_is_settled(tmp_path, serve):
+    gone = lambda **kw: ChatGPTCaptioner(base_url='http://127.0.0.1:9/v1', attempts=1, n=2, model='m', prices={'m': 0}, **kw)
+    r = caption_folder(album(tmp_path, 3), gone(), progress=False); assert len(r.failed) == 3 and 'no connection' in r.failed['item_00000/p.png']
+    assert not Ledger(tmp_path/LEDGER).records() and caption_folder(tmp_path, captioner(serve()), progress=False).new == 3   # no --retry-failed needed
+
+def test_many_bad_pictures_are_no_fault_of_the_server(tmp_path, serve):
+    album(tmp_path, 40)
+    for p in sorted(tmp_path.rglob('p.png'))[:30]: p.write_bytes(p.read_bytes()[:40])
+    r = caption_folder(tmp_path, captioner(serve()), workers=1, progress=False); assert (len(r.failed), r.new, r.stopped) == (30, 10, '')
+    camera = tmp_path/'camera'; camera.mkdir()
+    for i in range(30): Image.new('RGB', (8, 8), (i, 0, 0)).save(camera/f'IMG_{i:04}.png')
+    assert len(caption_folder(camera, progress=False).failed) == 30
+
+def test_templates_use_captions_that_are_there(): assert TemplateCaptioner()(Shot('IMG_1.png', captions=['a red heart']))[0] == 'a red heart'
+
+@pytest.mark.parametrize('own', [[], ['mine']])
+def test_a_corrected_caption_is_not_asked_about_again(own, serve, tmp_path):
+    s = serve(); album(tmp_path, 2); meta = tmp_path/'metadata.jsonl'
+    if own: meta.write_text(json.dumps(dict(file_name='item_00000/p.png', captions=own)) + '\n')
+    caption_folder(tmp_path, captioner(s), progress=False); asked = len(s.asked); lines = rows(tmp_path)
+    lines[0]['captions'][-1] = 'corrected by hand'; meta.write_text(''.join(json.dumps(l) + '\n' for l in lines))
+    assert caption_folder(tmp_path, captioner(s), progress=False).new == 0 and len(s.asked) == asked == 2
+    assert rows(tmp_path)[0]['captions'][-1] == 'corrected by hand' and rows(tmp_path)[0]['captions'][:len(own)] == own
+
+def test_c14_faults_and_a_tight_budget(serve, tmp_path):
+    s = serve(mix=.3, kinds=PASSING, seed=1); prices = dict(model='gpt-4o-mini', prices={'gpt-4o-mini': [.15, .6]})
+    with pytest.raises(BudgetExceeded) as e: caption_folder(album(tmp_path, 150), captioner(s, **prices), max_usd=.02, progress=False)
+    assert 5 < len(e.value.result.captions) < 150 and e.value.result.spent <= .02
+
+def test_large_pictures_are_set_aside_for_as_such():
+    from promptgan.prices import PICTURE_TOKENS
+    chat = ChatGPT(base_url='http://127.0.0.1:9/v1', max_calls=1)
+    def tokens(detail): return chat.most(dict(messages=[dict(content=[dict(type='image_url', image_url=dict(url='', detail=detail))])]), 10)[0]
+    assert tokens('low') < 2*PICTURE_TOKENS and tokens('auto') > 48_169   # what the dearest counting of OpenAI gives 2048 x 768 pixels
+
+def test_c1_a_server_that_lets_few_through_answers_all(serve, waits):
+    s = serve(*['429']*12); assert ask(s, attempts=3).attempts == 13
+    with pytest.raises(LLMBadResponse): ask(serve(*['429']*99), attempts=3)   # but not for ever
+
+def test_a_server_that_ignores_schemas_is_told_them(serve):
+    s = serve('noschema', 'nullcontent'); chat = ChatGPT(base_url=s.url, backoff=.01)
+    with pytest.warns(UserWarning, match='json_object'): chat.ask('Write captions.', QUESTION, SCHEMA)
+    assert 'JSON schema' in s.body['messages'][0]['content']
 
 # --- a night's work, made short
 
