@@ -84,7 +84,7 @@ with FaultServer(script=['429', 'badjson', '500']) as s:
 
 def test_lowest_openai_captions_too(elsewhere):   # the newest is what all other tests use
     lowest = re.search(r'openai>=([\d.]+)', (ROOT/'settings.ini').read_text())[1]; old = elsewhere.folder/'old'
-    elsewhere('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--target', old, f'openai=={lowest}')
+    elsewhere('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', old, f'openai=={lowest}')
     few = elsewhere.folder/'few'; few.mkdir()
     for name in ('red', 'green', 'blue'): Image.new('RGB', (8, 8), name).save(few/f'{name}.png')
     version, captions, failed, asked = elsewhere('python', '-c', OLD_CLIENT.format(old=str(old), tests=str(ROOT/'tests'))).split()
