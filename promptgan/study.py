@@ -7,11 +7,12 @@ __all__ = ['ARMS', 'Arm', 'PenaltyRecipe', 'two_d_steps', 'CoarseFirst', 'KnownW
            'study_table', 'plot_study', 'main']
 
 # %% ../nbs/20_study.ipynb #aeec3da1
-import json, platform, time
+import io, json, platform, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.nn.utils import parametrize
 from .base import STUDY
 from .callbacks import EMA, Samples
@@ -217,7 +218,7 @@ def study_table(
 def plot_study(
     rows:list[dict], # of one budget
     groups=None,     # kinds of choices; None: all
-):
+): # a PIL picture
     "Accuracy over minutes: each kind of choice beside the default"
     from matplotlib.figure import Figure
     rows = [r for r in rows if r['arm'] in ARMS and not ARMS[r['arm']].few]
@@ -232,7 +233,8 @@ def plot_study(
             ax.plot(x, y, ls='-:'[min(r['seed'], 1)], label='' if r['seed'] else r['arm'], **style)
         ax.set_title(group, fontsize=9); ax.legend(fontsize=6); ax.tick_params(labelsize=7)
     for ax in list(axs)[len(groups):]: ax.remove()
-    fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes right', fontsize=8); return fig
+    fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes right', fontsize=8)
+    buf = io.BytesIO(); fig.savefig(buf, format='png'); return Image.open(buf)
 
 # %% ../nbs/20_study.ipynb #4b41287a
 def main():
