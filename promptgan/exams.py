@@ -9,6 +9,7 @@ __all__ = ['bootstrap', 'number', 'unknown', 'Exam', 'checked', 'attribute_numbe
 # %% ../nbs/12f_exams.ipynb #aa5e104b
 import math
 from dataclasses import dataclass
+from functools import cached_property
 import torch
 from .core import InputError, rng
 from .data import TextImageData
@@ -63,6 +64,10 @@ class Exam:
         self.prompts = [c[0] for c in self.data.captions]; self.other = torch.roll(torch.arange(len(self.data)), 1)
         if self.fake.shape != self.real.shape: # pictures of another size are compared at that of the data
             self.fake = torch.nn.functional.interpolate(self.fake, size=self.data.size, mode='area')
+    @cached_property
+    def near(self):
+        "Distances and numbers of the two training pictures nearest to each real one"
+        return nearest_pictures(self.real, self.train.imgs)
 
 def checked(
     imgs,  # what a pipeline gave
@@ -116,15 +121,17 @@ def retrieval_numbers(
     judge,            # EvalEncoder
     brief:bool=False, # only R-precision among random captions
     end:str='',       # added to each name
+    encode=None,      # function: pictures -> their features, if it remembers what it has seen
 ) -> dict:
     "Is a picture nearest to its own words?"
-    fake, real, other = encode_pictures(judge, exam.fake), encode_pictures(judge, exam.real), exam.other
-    three = fake, real, fake[other]
-    rp = lambda **kw: number(*(r_precision(judge, x, exam.prompts, **kw) for x in three), exam.seed)
-    if brief: return {f'r_precision{end}': rp()}
-    pool = [c[0] for c in exam.train.captions[:4000]] if exam.train is not None else None
-    words = encode_captions(judge, exam.prompts); fit = lambda x: torch.cosine_similarity(x, words)
-    return {f'r_precision{end}': rp(), f'r_precision_hard{end}': rp(hard=True, pool=pool),
+    encode = encode or (lambda x: encode_pictures(judge, x)); fake, real = encode(exam.fake), encode(exam.real)
+    three, n = (fake, real, fake[exam.other]), len(exam.prompts)
+    pool = [c[0] for c in exam.train.captions[:4000]] if exam.train is not None and not brief else []
+    words = encode_captions(judge, [*exam.prompts, *pool])
+    rp = lambda words, **kw: number(*(r_precision(judge, x, exam.prompts, words=words, **kw) for x in three), exam.seed)
+    if brief: return {f'r_precision{end}': rp(words)}
+    fit = lambda x: torch.cosine_similarity(x, words[:n])
+    return {f'r_precision{end}': rp(words[:n]), f'r_precision_hard{end}': rp(words, hard=True, pool=pool),
             f'clip_like_score{end}': number(*map(fit, three), exam.seed)}
 
 # %% ../nbs/12f_exams.ipynb #d6bfc094
@@ -177,7 +184,7 @@ def pixel_numbers(
     "Pixel errors with their anchors"
     fog = mean_picture(exam.train or exam.data).expand_as(exam.real); copy = None
     if exam.train is not None and exam.train.size == exam.data.size and len(exam.train) > 1:
-        copy = exam.train.floats(nearest_pictures(exam.real, exam.train.imgs)[1][:, 0])
+        copy = exam.train.floats(exam.near[1][:, 0])
     def all_of(f, better):
         "The number of one measure f(a, b) -> (n,)"
         score = lambda x: None if x is None else f(x, exam.real); more = {}
@@ -196,7 +203,7 @@ def pixel_numbers(
 def copy_numbers(exam:Exam) -> dict:
     "Copies of training pictures, and distance to training as a multiple of that of real exam pictures"
     if exam.train is None or len(exam.train) < 2 or exam.train.size != exam.data.size: return {}
-    fake, real = (nearest_pictures(x, exam.train.imgs)[0] for x in (exam.fake, exam.real))
+    fake, real = nearest_pictures(exam.fake, exam.train.imgs)[0], exam.near[0]
     unit = real[:, 0].mean().clamp(min=1e-6)
     return dict(copied=number(copied(fake), copied(real), seed=exam.seed),
                 memorisation_ratio=number(fake[:, 0]/unit, real[:, 0]/unit, seed=exam.seed))

@@ -219,10 +219,11 @@ def r_precision(
     others:int=99, seed:int=0, # wrong captions that each picture must tell from its own
     pool=None,          # more captions to choose the wrong ones from
     hard:bool=False,    # the others are the nearest captions, not random ones
+    words=None,         # features of the captions and of the pool, where they are known
 ) -> torch.Tensor: # (n,) 1 where the own caption is nearest
     "R-precision@1: is the picture nearest to its own caption among 100?"
     x = imgs if imgs.ndim == 2 else encode_pictures(judge, imgs); pool = [*captions, *(pool or [])]
-    words = encode_captions(judge, pool); n, k = len(x), min(others, len(pool) - 1)
+    words = encode_captions(judge, pool) if words is None else words; n, k = len(x), min(others, len(pool) - 1)
     sim = F.normalize(x, dim=1) @ words.T; own = sim[torch.arange(n), torch.arange(n)]
     if hard: j = nearest_captions(captions, k, pool)
     else:

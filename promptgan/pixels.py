@@ -31,9 +31,11 @@ def ssim(
     if a.shape != b.shape or min(a.shape[2:]) < 11: raise InputError(f'ssim of {tuple(a.shape)} and {tuple(b.shape)}: '
                          'give equal shapes, sides of 11 or more')
     w = torch.exp(-(torch.arange(11) - 5.)**2/(2*1.5**2)); w = w/w.sum()
-    def blur(x):
-        x = F.pad(x, (5, 5, 5, 5), mode='reflect').flatten(0, 1)[:, None]   # channels as pictures
-        return F.conv2d(F.conv2d(x, w.view(1, 1, 11, 1)), w.view(1, 1, 1, 11))
+    def band(n):   # (n,n): blurs a line mirrored at its ends; products of matrices are quicker than thin convolutions
+        lines = F.pad(torch.eye(n)[:, None], (5, 5), mode='reflect')
+        return F.conv1d(lines, w.view(1, 1, 11))[:, 0].T
+    rows, cols = band(a.shape[2]), band(a.shape[3]).T
+    def blur(x): return rows @ x @ cols
     def one(a, b): return _ssim_map(*map(blur, (a, b, a*a, b*b, a*b))).view(len(a), -1).mean(1)
     return torch.cat([one((x + 1)/2, (y + 1)/2) for x, y in zip(a.float().split(100), b.float().split(100))])
 
