@@ -10,7 +10,7 @@ import html, os, unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from .assemble import picture_hash, read_pictures
-from .core import DataError
+from .core import DataError, InputError
 from .items import Problem, count_problems, is_picture, printable
 from .pictures import MAX_PIXELS
 from .readers import read_folder
@@ -71,10 +71,13 @@ def check_folder(
     path,  # folder of pictures as for `TextImageData.from_folder`
     max_pixels=MAX_PIXELS,  # larger pictures are refused
     links=False,  # also use linked files that lie outside the folder
+    stop=None,  # threading.Event: end early, with `InputError`
 ) -> FolderReport:  # shows itself; `.ok`, `.problems`
     "Read every picture and caption of a folder; list the unlisted, missing, unreadable, captionless and duplicate ones"
     listing, names, hashes, bad = read_folder(path, links=links), [], [], {}
     for item, pic in read_pictures(listing.items, len(listing.items), size=64, fit='pad', max_pixels=max_pixels):
+        if stop is not None and stop.is_set():
+            raise InputError(f'stopped: {len(names) + len(bad):,} pictures were read')
         if isinstance(pic, DataError): bad[item.name] = Problem(item.name, 'unreadable', str(pic)); continue
         names.append(item.name)
         hashes.append(picture_hash(pic))

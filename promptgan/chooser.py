@@ -6,14 +6,16 @@
 __all__ = ['Candidate', 'study_numbers', 'candidates', 'probe_preset', 'training_code', 'ArchitectureChooser']
 
 # %% ../nbs/17h_chooser.ipynb #dd40252b
-import json, math, time
+import json, math, os, time
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 import torch
 from fastcore.basics import patch
 from .base import STUDY
 from .core import InputError, default_device, rng
 from .frame import Frame
+from .items import is_picture
 from .learner import Batches, GANLearner, Recipe
 from .look import safe
 from .networks import PRESETS, build_networks, summary
@@ -81,22 +83,30 @@ def candidates(
     return sorted(out, key=lambda c: c.mflop)
 
 # %% ../nbs/17h_chooser.ipynb #c5616099
+def _probe_bs(preset, device):
+    "Pictures per step of a probe: on a CPU few of those that cost much, so that a step ends soon"
+    work = {c.preset: c.mflop for c in candidates(PRESETS[preset]['size'])}[preset]
+    return 32 if device.type != 'cpu' or work < 1000 else 8 if work < 3000 else 4
+
 def probe_preset(
     preset:str,        # key of `PRESETS`
     seconds:float=10., # of training, after a first step that does not count
-    bs:int=32,         # pictures per step
+    bs:int|None=None,  # pictures per step; None: 32, and fewer (4 or 8) for large presets on a CPU
     device=None,       # None: the fastest there is
     precision='auto',  # 'auto', 'fp32' or 'bf16'
     stop=None,         # threading.Event: end early
 ) -> float:            # pictures per second
     "Train on noise and count"
+    device, gone = default_device(device), lambda: stop is not None and stop.is_set()
+    bs = bs or _probe_bs(preset, device)
     G, D = build_networks(preset); s, e, g = PRESETS[preset]['size'], G.config['e'], rng(0, 'probe')
     imgs = torch.randint(0, 256, (2*bs, 3, s, s), generator=g, dtype=torch.uint8)
     batches = Batches(imgs, torch.randn(2*bs, e, generator=g), torch.ones(2*bs, dtype=torch.long), G.z, bs, family=1)
     recipe = Recipe(**RECIPES.get(preset, {}).get('recipe', {}))       # some networks know only some losses
-    learn = GANLearner(G, D, batches, recipe, device=default_device(device), precision=precision)
+    if gone(): raise InputError('stopped before the first step: nothing was measured')
+    learn = GANLearner(G, D, batches, recipe, device=device, precision=precision)
     learn.fit(steps=1); images, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds and not (stop is not None and stop.is_set()):
+    while time.perf_counter() - start < seconds and not gone():
         learn.fit(steps=1); images += batches.bs
         if learn.device.type == 'cuda': torch.cuda.synchronize()
     if not images: raise InputError('stopped before the first step: nothing was measured')
@@ -104,17 +114,18 @@ def probe_preset(
 
 # %% ../nbs/17h_chooser.ipynb #d7099954
 _SOURCES = {'scenes (drawn)': "scenes(2000, size={size})", 'emoji': "emoji(size={size})",
-            'a folder of mine': "TextImageData.from_folder('photos', size={size})"}
+            'a folder of mine': "TextImageData.from_folder({folder!r}, size={size})"}
 
 def training_code(
     preset:str,        # key of `PRESETS`
     source='emoji',    # key of the table above, or a folder
     minutes:float=10.,
     device=None,       # None: the fastest there is
+    folder='photos',   # what 'a folder of mine' means
 ) -> str:              # a program
     "The program that trains as chosen"
     size = PRESETS[preset]['size']; own = f'TextImageData.from_folder({source!r}, size={size})'
-    load = _SOURCES[source].format(size=size) if source in _SOURCES else own
+    load = _SOURCES[source].format(size=size, folder=str(folder)) if source in _SOURCES else own
     more = f', device={str(device)!r}' if device else ''
     return (f'from promptgan import {load.split("(")[0].split(".")[0]}, text_gan_learner\n'
             f'learn = text_gan_learner({load}, preset={preset!r}, out={"runs/" + preset!r}{more})\n'
@@ -133,7 +144,8 @@ class ArchitectureChooser(Frame):
         super().__init__()
         self.seconds, self.measure, self.rates = seconds, measure, {}
         sizes = sorted({p['size'] for p in PRESETS.values()}); make = self.make
-        self.source = make('Dropdown', 'data', self._show, options=list(_SOURCES), value='emoji')
+        self.source = make('Dropdown', 'data', self._looked, options=list(_SOURCES), value='emoji')
+        self.folder = make('Text', 'folder', self._looked, value='photos', continuous_update=False, disabled=True)
         self.size = make('Dropdown', 'resolution', self._sized, options=sizes, value=size)
         self.minutes = make('BoundedFloatText', 'minutes', self._show, value=minutes, min=.1, max=100_000,
                             layout=dict(width='170px'))
@@ -141,9 +153,9 @@ class ArchitectureChooser(Frame):
         self.device = make('Dropdown', 'device', self._other, options=devices, value=str(default_device()))
         self.preset = make('Dropdown', 'preset', self._show, options=[''], value='')
         self.go = self.button(f'Probe {seconds:g} s', self.probe, main=True)
-        self.table, self.code = self.html(), self.html()
-        self.build(self.row(self.source, self.size, self.minutes, self.device), self.row(self.go), self.table,
-                   self.row(self.preset), self.code); self._sized()
+        self.found, self.table, self.code = self.html(), self.html(), self.html()
+        self.build(self.row(self.source, self.folder, self.size, self.minutes, self.device), self.found,
+                   self.row(self.go), self.table, self.row(self.preset), self.code); self._sized()
 
 # %% ../nbs/17h_chooser.ipynb #c4d96b53
 @patch
@@ -154,8 +166,17 @@ def _sized(self:ArchitectureChooser, _=None):
 
 @patch
 def _other(self:ArchitectureChooser, _=None):
-    "Another device: nothing is measured yet"
-    self.rates = {}; self._show()
+    "Another device: nothing is measured yet, and what is measured now does not count"
+    self.rates = {}; self.stop(); self._show()
+
+@patch
+def _looked(self:ArchitectureChooser, _=None):
+    "Other data: how many pictures are there?"
+    self.folder.disabled = self.source.value != 'a folder of mine'; path = self.folder.value.strip() or 'photos'
+    files = islice((f for _, _, files in os.walk(path) for f in files), 100_000)       # not a whole disk
+    n = 0 if self.folder.disabled else sum(map(is_picture, files))
+    words = f'{path}: {n:,} pictures' if os.path.isdir(path) else f'{path}: there is no such folder here'
+    self.found.value = '' if self.folder.disabled else f'<div>{safe(words)}</div>'; self._show()
 
 @patch
 def _show(self:ArchitectureChooser, _=None):
@@ -169,7 +190,8 @@ def _show(self:ArchitectureChooser, _=None):
     line = lambda cells, tag: '<tr>' + ''.join(f'<{tag}>{safe(c)}</{tag}>' for c in cells) + '</tr>'
     self.table.value = f'<table>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table>'
     if not self.preset.value: return
-    code = training_code(self.preset.value, self.source.value, self.minutes.value, self.device.value)
+    code = training_code(self.preset.value, self.source.value, self.minutes.value, self.device.value,
+                         self.folder.value.strip() or 'photos')
     lines = '\n'.join(map(safe, code.split('\n')))
     self.code.value = f'<div>the code (a click selects it all):</div><pre tabindex="0">{lines}</pre>'
 
@@ -177,12 +199,15 @@ def _show(self:ArchitectureChooser, _=None):
 @patch
 def probe(self:ArchitectureChooser) -> bool:
     "Measure all candidates on this machine, in a thread"
-    return self.start(self._probe, [c.preset for c in candidates(self.size.value)], self.device.value)
+    names = [c.preset for c in candidates(self.size.value)]
+    return self.start(self._probe, names, self.device.value, self.rates)
 
 @patch
-def _probe(self:ArchitectureChooser, names, device):
+def _probe(self:ArchitectureChooser, names, device, rates):
     for i, k in enumerate(names):
         self.say(f'measuring {k} ({i + 1} of {len(names)})')
-        self.rates[k] = self.measure(k, self.seconds/len(names), device=device, stop=self.stopping); self._show()
+        try: rates[k] = self.measure(k, self.seconds/len(names), device=device, stop=self.stopping); self._show()
+        except InputError:
+            if not self.stopping.is_set(): raise
         if self.stopping.is_set(): return self.say('stopped')
     self.say(f'measured {len(names)} presets', 'good')

@@ -10,11 +10,11 @@ import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 from weakref import WeakValueDictionary
 from fastcore.basics import patch
-from .callbacks import CURVE_NAMES, Progress
-from .core import InputError, PromptganError
+from .callbacks import CURVE_NAMES, Progress, Samples
+from .core import InputError, PromptganError, read_json, write_json
 from .frame import Frame
 from .look import figure, gallery, safe
-from .watch import Tail, _clock, curves, health, samples, time_left, trainer_of
+from .watch import Tail, _clock, _paced, curves, health, samples, time_left, trainer_of
 
 # %% ../nbs/17d_dashboard.ipynb #f944c7d9
 class _Silent: "In the place of a progress bar"
@@ -27,7 +27,9 @@ class Trainer:
     ):
         self.learn, self.thread, self.error, self.stopped = learn, None, None, False
         self._open = threading.Event(); self._open.set(); self.budget = {}
-        learn.cbs = [*(_Silent() if isinstance(cb, Progress) else cb for cb in learn.cbs), self]
+        self.moments, self.prompts = [], list(getattr(learn, 'sample_prompts', ()))
+        draws = [Samples(self._keep)]*bool(self.prompts and not getattr(learn, 'out', None))   # no folder for them
+        learn.cbs = [*(_Silent() if isinstance(cb, Progress) else cb for cb in learn.cbs), *draws, self]
     running = property(lambda self: self.thread is not None and self.thread.is_alive(), doc='Whether it trains')
     paused = property(lambda self: not self._open.is_set(), doc='Whether it waits')
     def start(self, **budget) -> bool:
@@ -40,6 +42,13 @@ class Trainer:
     def _fit(self):
         try: self.learn.fit(**self.budget)
         except Exception as err: self.error = err
+    def _keep(self, learn):
+        "Pictures of this moment, in memory; of many moments every second one goes"
+        self.moments.append((learn.step, list(learn.draw(self.prompts))))
+        if len(self.moments) > 60: self.moments = self.moments[1::2]
+    def before_fit(self, learn):
+        "Before the first step: an old Stop does not end a `fit` that was called elsewhere"
+        if not self.running: self.stopped = False; self._open.set()
     def after_step(self, learn):
         "Between two steps"
         while not (self._open.wait(.1) or self.stopped): pass
@@ -68,7 +77,7 @@ def left(self:Trainer, rows=()):
 # %% ../nbs/17d_dashboard.ipynb #22585f64
 class TrainProcess:
     "`promptgan train` in a process of its own"
-    paused, learn = False, None
+    paused, learn, asked = False, None, False
     def __init__(self,
         args, # words for `promptgan train`, without --out and --resume
         out,  # run folder
@@ -83,20 +92,57 @@ class TrainProcess:
         if self.process is None or self.process.poll() in (None, 0, 143, -signal.SIGTERM): return None
         said = (self.out/'train.log').read_text(encoding='utf8', errors='replace').strip().split('\n')
         return PromptganError(said[-1][-300:])
+    @property
+    def stopped(self) -> bool:
+        "Whether it ended because it was asked to"
+        return self.asked or (self.process is not None and self.process.poll() in (130, 143, -signal.SIGTERM))
     def start(self, **_) -> bool:
         "Start, or go on with what is saved; False if it runs already"
         if self.running: return False
         self.out.mkdir(parents=True, exist_ok=True); resume = ['--resume']*(self.out/'config.json').exists()
-        line = [sys.executable, '-m', 'promptgan.train', *self.args, '--out', str(self.out), *resume]
+        line = [sys.executable, '-m', 'promptgan.train', *self._plan(), '--out', str(self.out), *resume]
+        self.asked = False
         with (self.out/'train.log').open('w') as log:
             self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             start_new_session=True)   # it outlives this kernel
         return True
 
 # %% ../nbs/17d_dashboard.ipynb #7ac2083f
+_UNITS = {'--minutes': ('seconds', 60), '--kimg': ('images', 1000)}
+
+@patch
+def _budget(self:TrainProcess):
+    "Option, what its rows call it, and the whole of it; None where it is not known in advance"
+    given = dict(zip(self.args, self.args[1:])); key = next((k for k in _UNITS if k in given), None)
+    return key and (key, _UNITS[key][0], _UNITS[key][1]*float(given[key]))
+@patch
+def _until(self:TrainProcess):
+    "Where this budget ends, counted from the beginning of the run"
+    key, unit, whole = self._budget()
+    try: kept = read_json(self.out/'budget.json'); same = kept['unit'] == unit and kept['whole'] == whole
+    except (PromptganError, TypeError, KeyError): return None
+    return kept['until'] if same and isinstance(kept.get('until'), (int, float)) else None
+@patch
+def _plan(self:TrainProcess):
+    "The words for this start: of minutes only those that are left. A budget that is used up begins anew"
+    if self._budget() is None: return self.args
+    key, unit, whole = self._budget(); names = [p.name[5:] for p in (self.out/'checkpoints').glob('step_*')]
+    saved = max((int(n) for n in names if n.isdigit()), default=0)                     # later rows happen again
+    rows = [(r.get('step'), r.get(unit)) for r in Tail(self.out/'metrics.jsonl')()]
+    at = [0., *(x for s, x in rows if isinstance(x, (int, float)) and isinstance(s, int) and s <= saved)]
+    until, row = self._until(), at[-1] - at[-2] if len(at) > 1 else 0.
+    left = (until or 0.) - at[-1]; mine = self.process is not None
+    cut = self.process.poll() != 0 if mine else left > row                             # less than a row is the end
+    if left <= 0 or not cut: left = whole; until = at[-1] + whole
+    write_json(self.out/'budget.json', dict(unit=unit, whole=whole, until=until))
+    if key != '--minutes': return self.args                                            # it goes on to the same total
+    i = self.args.index(key) + 1
+    return [*self.args[:i], f'{max(.01, left/60):.4f}'.rstrip('0').rstrip('.'), *self.args[i + 1:]]
+
 @patch
 def stop(self:TrainProcess, seconds=0.):
     "Ask it to save and end; wait for that so many seconds"
+    self.asked = self.asked or self.running
     pid = trainer_of(self.out) or (self.process.pid if self.process and self.process.poll() is None else None)
     if pid and pid != os.getpid(): os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + seconds
@@ -110,9 +156,9 @@ def go_on(self:TrainProcess): "Nothing: Start goes on"; self.start()
 @patch
 def left(self:TrainProcess, rows=()):
     "Seconds to go by its budget, None where that is not known"
-    given = dict(zip(self.args, self.args[1:]))
-    if '--kimg' in given: return time_left(rows, images=1000*float(given['--kimg']))
-    return time_left(rows, minutes=float(given['--minutes'])) if '--minutes' in given else None
+    if self._budget() is None: return None
+    _, unit, whole = self._budget(); until = self._until() or whole
+    return time_left(rows, images=until) if unit == 'images' else time_left(rows, minutes=until/60)
 
 # %% ../nbs/17d_dashboard.ipynb #a30c3f73
 class Dashboard(Frame):
@@ -133,17 +179,17 @@ class Dashboard(Frame):
         if learn is not None:
             self.trainer = next((c for c in learn.cbs if isinstance(c, Trainer)), None) or Trainer(learn)
         self.tail = Tail(self.run/'metrics.jsonl') if self.run else None
-        self.rows, self.moments, self.prompts, self._drawn = [], [], [], None
-        self._take_over(str(self.run.resolve()) if self.run else id(learn)); self._controls(minutes)
+        self.rows, self.moments, self.prompts = [], [], []; self._drawn, self._files, self._heard = None, None, 0.
+        self._key = str(self.run.resolve()) if self.run else id(learn); self._take_over(); self._controls(minutes)
         self.refresh()
-        if learn is None and (self.run/'metrics.jsonl').exists() or self._alive(): self.follow()
+        if learn is None or self._alive(): self.follow()
 
 # %% ../nbs/17d_dashboard.ipynb #14000341
 @patch
-def _take_over(self:Dashboard, key):
-    old = Dashboard._shown.get(key)
-    if old is not None: old.leaving = True; old.stopping.set(); old.wait(5)
-    self.leaving, Dashboard._shown[key] = False, self
+def _take_over(self:Dashboard):
+    old = Dashboard._shown.get(self._key)
+    if old not in (None, self): old.leaving = True; old.stopping.set(); old.wait(5)
+    self.leaving, Dashboard._shown[self._key] = False, self
 
 @patch
 def _controls(self:Dashboard, minutes):
@@ -153,6 +199,8 @@ def _controls(self:Dashboard, minutes):
     self.go.disabled = self.trainer is None; self.hold.disabled = True
     self.facts, self.warn, self.plot, self.film = (self.html() for _ in range(4))
     self.moment = self.make('IntSlider', 'moment', self._show, value=0, min=0, max=0)
+    none = 'no pictures yet' if self.run or self.trainer.prompts else 'no pictures: this learner has no fixed prompts'
+    self.film.value = f'<div class="pg-quiet">{none}</div>'
     own = self.trainer is not None and self.trainer.learn is not None
     self.build(self.row(*[self.minutes]*own, self.go, self.hold), self.facts, self.warn, self.plot,
                self.row(self.moment), self.film)
@@ -162,11 +210,14 @@ def _controls(self:Dashboard, minutes):
 def begin(self:Dashboard) -> bool:
     "Start the training, or go on with it, and follow it"
     if self.trainer is None: raise InputError('this run was started elsewhere: it can be watched here, not started')
+    self._take_over()
     if self.trainer.paused:
-        self.trainer.go_on(); self.hold.disabled = False; self.say('training'); return True
-    if self.busy and self.trainer.running: return False
-    budget = dict(steps=self.steps) if self.steps else dict(minutes=self.minutes.value)
-    return self.trainer.start(**budget) and self.follow()
+        self.trainer.go_on(); self.hold.disabled = False; self.say('training'); self.follow(); return True
+    if not self.trainer.running:
+        if self.busy: self.stopping.set(); self.wait(10)   # it still draws the end of the last training
+        if self.busy: self.say('still drawing: press Start again'); return False
+        self.trainer.start(**(dict(steps=self.steps) if self.steps else dict(minutes=self.minutes.value)))
+    return self.follow()
 
 @patch
 def pause(self:Dashboard):
@@ -194,18 +245,36 @@ def stop(self:Dashboard):
 # %% ../nbs/17d_dashboard.ipynb #adbc19b2
 @patch
 def _follow(self:Dashboard):
-    self.hold.disabled = self.trainer is None; self.say('training' if self._alive() else 'waiting for news')
+    was = self._state(self._alive(), None)
     while True:
         alive = self._alive(); self.refresh()
         if self.leaving or self.stopping.is_set(): return self.say('no longer watching')
-        if not alive and self.trainer is not None: break
-        if not alive and self.rows and self._silent() > 10: break      # of a run started elsewhere
-        self.stopping.wait(self.every)
+        if not alive and self._over(): break
+        was = self._state(alive, was); self.stopping.wait(self.every)
     self.hold.disabled = True; self.refresh(); err = getattr(self.trainer, 'error', None)
     if err is not None: self.error = err; return self.say(f'{type(err).__name__}: {err}', 'bad')
-    learn = getattr(self.trainer, 'learn', None); last = self.rows[-1]['step'] if self.rows else 0
-    how = 'stopped' if getattr(learn, 'stop', None) else 'done'
-    self.say(f'{how} at step {getattr(learn, "step", last):,}', 'good')
+    learn = self.trainer.learn; step = learn.step if learn is not None else self._step()
+    how = 'stopped' if (self.trainer.stopped if learn is None else learn.stop) else 'done'
+    self.say(f'{how} at step {step:,}', 'good')
+
+@patch
+def _over(self:Dashboard):
+    "Whether nothing more is to come, where nobody trains: of a folder another process may begin or go on"
+    t = self.trainer
+    return t is not None and (t.learn is not None or t.process is not None or t.asked)
+
+@patch
+def _step(self:Dashboard): return next((r['step'] for r in self.rows[::-1] if isinstance(r.get('step'), int)), 0)
+
+@patch
+def _state(self:Dashboard, alive, was):
+    "Say what the run does when that changes"
+    ended = not alive and self.rows and self._silent() > 10
+    now = 'training' if alive else f'ended at step {self._step():,}; still watching' if ended else 'waiting for news'
+    if now == was: return now
+    paused = self.trainer is not None and self.trainer.paused
+    self.hold.disabled = self.trainer is None or paused or not alive
+    self.say('paused: Start goes on' if paused else now); return now
 
 # %% ../nbs/17d_dashboard.ipynb #ab1472b5
 @patch
@@ -219,30 +288,43 @@ def refresh(self:Dashboard):
     "Read and show what is new"
     if self.tail: self.rows = list(self.tail())
     else: self.rows = list(getattr(getattr(self.trainer.learn, 'recorder', None), 'rows', []))
-    alive = self._alive(); last = self.rows[-1] if self.rows else {}
+    alive = self._alive()
     left = self.trainer.left(self.rows) if self.trainer is not None and alive else None
+    if not alive or (self.trainer is not None and self.trainer.paused): self._heard = time.time()
+    silent = min(self._silent(), time.time() - self._heard)                # a pause is no silence
+    last = _paced(self.rows[-2:])[-1] if self.rows else {}
     number = lambda k, form: format(last[k], form) if isinstance(last.get(k), (int, float)) else '-'
     facts = [f'step {number("step", ",")}', f'{number("images", ",")} pictures', f'{number("img_s", ".0f")} pictures/s',
              f'lr {number("lr", ".2g")}', f'time left: {_clock(left)}' if alive else 'not running']
     self.facts.value = ' | '.join(map(safe, facts))
-    warnings = health(self.rows, self._silent() if alive else 0.)
+    warnings = health(self.rows, silent)
     self.warn.value = ''.join(f'<div role="alert" class="pg-bad">{safe(w)}</div>' for w in warnings)
     if len(self.rows) != self._drawn: self._drawn = len(self.rows); self._curves(last)
-    if self.run: self._moments()
+    self._moments()
 
 # %% ../nbs/17d_dashboard.ipynb #21370b70
 @patch
 def _curves(self:Dashboard, last):
-    pic, none = curves(self.rows), '<div class="pg-quiet">no curves yet</div>'
+    pic, none = curves(_paced(self.rows)), '<div class="pg-quiet">no curves yet</div>'
     said = ', '.join(f'{CURVE_NAMES.get(k, k)} {v:.3g}' for k, v in last.items() if isinstance(v, (int, float)))
-    self.plot.value = figure(pic, f'curves; now {said}', pic.width) if pic else none
+    fit = f'<img style="width:{pic.width}px; max-width:100%" ' if pic else ''                # also in a narrow page
+    self.plot.value = figure(pic, f'curves; now {said}', pic.width).replace('<img ', fit, 1) if pic else none
+
+@patch
+def _newest(self:Dashboard):
+    "Changes with the pictures, also when the last file was read half written"
+    if not self.run: return self.trainer.moments[-1][0] if self.trainer.moments else None
+    files = sorted((self.run/'samples').glob('step_*.png'))
+    try: last = files[-1].stat(); return len(files), last.st_size, last.st_mtime_ns
+    except (IndexError, OSError): return None
 
 @patch
 def _moments(self:Dashboard):
-    files = len(list((self.run/'samples').glob('step_*.png')))
-    if files == getattr(self, '_files', 0): return
+    files = self._newest()
+    if files == self._files: return
     self._files = files; newest = self.moment.value >= self.moment.max
-    self.prompts, self.moments = samples(self.run); self.moment.max = max(0, len(self.moments) - 1)
+    self.prompts, self.moments = samples(self.run) if self.run else (self.trainer.prompts, self.trainer.moments[:])
+    self.moment.max = max(0, len(self.moments) - 1)
     if newest: self.moment.value = self.moment.max
     self._show(self.moment.value)
 

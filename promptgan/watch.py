@@ -35,6 +35,14 @@ CURVES = {'opinion of D (logit)': ('d_real', 'd_fake', 'd_wrong'), 'prompt accur
           'loss': ('d_loss', 'g_adv', 'g_align', 'g_match', 'g_pixel'), 'penalty': ('penalty*',),   # all that begin so
           'learning rate': ('lr',), 'pictures per second': ('img_s',)}
 
+def _paced(rows):
+    "The rows with `img_s` since the row before, where they record it since the start"
+    out, number = rows[:1], lambda v: isinstance(v, (int, float)) and math.isfinite(v)
+    for a, b in zip(rows, rows[1:]):
+        known = all(number(r.get(k)) for r in (a, b) for k in ('images', 'seconds')) and b['seconds'] > a['seconds']
+        out.append(dict(b, img_s=(b['images'] - a['images'])/(b['seconds'] - a['seconds'])) if known else b)
+    return out
+
 def curves(
     rows, # dicts, as in metrics.jsonl
 ):        # PIL picture, or None while there are fewer than two rows
