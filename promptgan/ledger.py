@@ -214,6 +214,13 @@ def _record(self, row):
     row = {k: _loaded(row[k]) for k in row.keys()}
     return row | dict(answer=json.loads(row['answer']) if row['answer'] else None)
 
+def _write(con, key, state, answer=None, reason='', **more):
+    "Put a record in the place of the one that is there"
+    row = dict(more, key=key, state=state, answer=json.dumps(answer), reason=reason, owner=None, time=_now())
+    names, new = ','.join(row), ','.join(f'{k}=excluded.{k}' for k in row if k != 'key')
+    con.execute(f"INSERT INTO records ({names}) VALUES ({','.join('?'*len(row))}) "
+                f'ON CONFLICT(key) DO UPDATE SET {new}', tuple(map(_stored, row.values())))
+
 def _finish(self,
     key,          # from `item_key`
     state,        # one of `STATES`
@@ -222,11 +229,8 @@ def _finish(self,
     **more,       # name, and provenance: model, served, template, tokens_in, tokens_out, usd, request_id
 ):
     "Write down what became of an item"
-    row = dict(more, key=key, state=state, answer=json.dumps(answer), reason=reason, owner=None, time=_now())
-    names, new = ','.join(row), ','.join(f'{k}=excluded.{k}' for k in row if k != 'key')
     with self._tx() as con:   # also where the claim was given back meanwhile: what is paid for is kept
-        con.execute(f"INSERT INTO records ({names}) VALUES ({','.join('?'*len(row))}) "
-                    f'ON CONFLICT(key) DO UPDATE SET {new}', tuple(map(_stored, row.values())))
+        _write(con, key, state, answer, reason, **more)
 
 def _release(self,
     keys=None,  # those items; None for all that this ledger holds
@@ -297,9 +301,11 @@ def _batch(self,
     id,          # of the batch
     state=None,  # dict to write down; None only reads
     old=None,    # id under which it stood until now
+    items=None,  # {key: columns} of the items that wait in it from now on: all of them are written down, or nothing
 ):  # the state, or {id: state} of all for id=None
     "Remember the jobs of the Batch API"
     with self._tx() as con:
+        for key, more in (items or {}).items(): _write(con, key, 'batch', **more)
         if state is not None:
             con.execute('DELETE FROM batches WHERE id IN (?,?)', (id, old))
             con.execute('INSERT INTO batches VALUES (?,?)', (id, json.dumps(state)))
