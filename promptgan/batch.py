@@ -15,7 +15,7 @@ from .captions import ChatGPTCaptioner, Shot
 from .core import CaptionError, DataError, InputError, LLMBadResponse, LLMError
 from .ledger import Ledger
 from .llm import _sleep
-from .prices import BATCH_SHARE, check_budget
+from .prices import BATCH_SHARE, Price, check_budget
 from .replies import Fault, content_of, object_of, safe_line, usage_of
 from .rewrite import ChatGPTRewriter
 
@@ -30,9 +30,17 @@ def _patient(chat, make, deadline=600.):
             if not f.again or k == chat.attempts - 1: raise f.error from None
             _sleep(max(chat._delay(f, k), min(chat.pace.waiting, chat.max_wait)))
 
+def _known(chat, make):
+    "The same for something that the server may have forgotten: None then"
+    async def ask(client):
+        try: return await make(client)
+        except Exception as e:
+            if getattr(e, 'status_code', None) != 404: raise
+    return _patient(chat, ask)
+
 def _lines(captioner, book, shots, most_bytes):
-    "Yield (keys with their names, lines, most USD) for each file that has to be sent"
-    keys, lines, usd, size, room = {}, [], 0., 0, captioner.max_tokens(1)
+    "Yield ({key: (name, most USD)}, lines) for each file that has to be sent"
+    keys, lines, size, room = {}, [], 0, captioner.max_tokens(1)
     for s in shots:
         try: data = captioner.read(s); key = captioner.key(s, data); user, _ = captioner.question([(s, data)])
         except DataError: continue   # `caption_folder` will say what is wrong with it
@@ -40,11 +48,10 @@ def _lines(captioner, book, shots, most_bytes):
         body = captioner.chat._body(captioner.system, user, captioner.schema, room)
         row = json.dumps(dict(custom_id=key, method='POST', url='/v1/chat/completions', body=body)) + '\n'
         if lines and (len(lines) >= MAX_LINES or size + len(row) > most_bytes):
-            yield keys, lines, usd
-            keys, lines, usd, size = {}, [], 0., 0
-        keys[key] = s.name; lines.append(row); size += len(row)
-        usd += captioner.chat.most(body, room)[1]*BATCH_SHARE
-    if lines: yield keys, lines, usd
+            yield keys, lines
+            keys, lines, size = {}, [], 0
+        keys[key] = s.name, captioner.chat.most(body, room)[1]*BATCH_SHARE; lines.append(row); size += len(row)
+    if lines: yield keys, lines
 
 # %% ../nbs/04e_batch.ipynb #271a4b31
 def submit(
@@ -54,52 +61,68 @@ def submit(
     max_calls=None,  # most attempts; a batch counts as one
     max_mb=MAX_MB,   # of one file
     limit=None,      # only so many pictures
+    ledger=None,     # file to use instead of the one in the folder
 ) -> dict:           # {id of the batch: pictures in it}
     "Send what has no answer yet to the Batch API, in as many files as it takes"
     chat = captioner.chat
     check_budget(max_usd, max_calls, chat.price, chat.model)
-    book, out = Ledger(Path(folder)/LEDGER, max_usd, max_calls), {}
+    book, out = Ledger(ledger or Path(folder)/LEDGER, max_usd, max_calls), {}
     try:
         shots = list_shots(folder, _ours(book))[:limit]
-        for keys, lines, usd in _lines(captioner, book, shots, max_mb*1e6):
-            id, n = _send_batch(captioner, book, keys, ''.join(lines).encode(), usd); out[id] = n
+        for keys, lines in _lines(captioner, book, shots, max_mb*1e6):
+            id, n = _send_batch(captioner, book, keys, ''.join(lines).encode()); out[id] = n
     finally: book.release(); book.close()
     return out
 
 # %% ../nbs/04e_batch.ipynb #af33a7a8
-def _send_batch(captioner, book, keys, data, usd):
+def _send_batch(captioner, book, keys, data):
     "Upload a file and start its batch; (id, pictures)"
     chat, mark = captioner.chat, f'new-{secrets.token_hex(6)}'
-    ticket = book.reserve(usd)
+    ticket = book.reserve(sum(most for _, most in keys.values()))
     options = asdict(captioner.wishes) | dict(hints=captioner.hints, side=captioner.side)
-    if not captioner.sees: options['keep'] = captioner.keep
+    if not captioner.sees: options |= dict(keep=captioner.keep, shots=captioner.shots)
+    price = chat.price and [chat.price.read, chat.price.write]
     state = dict(status='uploading', n=len(keys), ticket=ticket, mark=mark, options=options, model=chat.model,
-                 template=captioner.template, time=time.time())
+                 host=chat.host, price=price, template=captioner.template, time=time.time())
+    why = f'waits in batch {mark}: collect it'
+    items = {k: dict(reason=why, name=name, served=mark, usd=most) for k, (name, most) in keys.items()}
     try:
         file = _patient(chat, lambda c: c.files.create(file=('batch.jsonl', data), purpose='batch'))
-        why = f'waits in batch {mark}: collect it'
-        for k, name in keys.items(): book.finish(k, 'batch', reason=why, name=name, served=mark)
-        book.batch(mark, state)
+        book.batch(mark, state, items=items)
+    except BaseException: book.settle(ticket, 0.); raise   # nothing was started
+    try:
         job = chat._call(lambda c: c.batches.create(input_file_id=file.id, endpoint='/v1/chat/completions',
                                                     completion_window='24h', metadata=dict(promptgan=mark)), 600)
-    except (Fault, LLMError) as e:
-        error = e.error if isinstance(e, Fault) else e
-        if not isinstance(e, Fault) or e.free:   # surely no batch was started
-            book.settle(ticket, 0.); book.release(keys); book.batch(mark, dict(state, status='failed'))
-        raise error from None
+    except Fault as e:
+        if not e.free or e.kind.isdigit():   # cut, or a status such as 500: perhaps it was started
+            raise LLMError(f'{e.error}; perhaps batch {mark} was started: batch_status looks for it') from None
+        book.settle(ticket, 0.); book.release(keys); book.batch(mark, dict(state, status='failed'))
+        raise e.error from None
     book.batch(job.id, dict(state, status=job.status), old=mark)
     return job.id, len(keys)
 
 def _found(chat, mark):
-    "The batch that carries our mark, or None"
-    page = _patient(chat, lambda c: c.batches.list(limit=100))
-    return next((b for b in page.data if (b.metadata or {}).get('promptgan') == mark), None)
+    "The batch that carries our mark, or None; the server lists them page by page"
+    last = None
+    while page := _known(chat, lambda c: c.batches.list(limit=100, **(dict(after=last) if last else {}))):
+        for b in page.data or []:
+            if (b.metadata or {}).get('promptgan') == mark: return b
+        if not page.data or page.has_more is False or page.data[-1].id == last: return None
+        last = page.data[-1].id
 
 def _forget(id, state, book):
-    "A batch that the server has not heard of: after an hour its pictures are free again; its money stays spent"
-    if time.time() - state['time'] < 3600: return   # it may be under way
-    book.release([r['key'] for r in book.records('batch') if r['served'] == state['mark']])
-    book.settle(state['ticket']); book.batch(id, dict(state, status='failed'))
+    "A batch unknown to the server: its pictures are free again, a new one's after an hour; its money stays spent"
+    if id.startswith('new-') and time.time() - state['time'] < 3600: return   # it may be under way
+    book.release([r['key'] for r in book.records('batch') if r['served'] in (id, state['mark'])])
+    kept = {k: v for k, v in state.items() if k != 'files'}   # there is nothing to collect
+    book.settle(state['ticket']); book.batch(id, dict(kept, status='failed', why='the server does not know it'))
+
+def _seen(job):
+    "What a server says of a batch, for its state"
+    counts, errors = job.request_counts, job.errors and job.errors.data
+    why = '; '.join(dict.fromkeys(safe_line(e.message or e.code) for e in errors or []))[:500]
+    return dict(status=job.status, completed=counts.completed if counts else 0, failed=counts.failed if counts else 0,
+                files=[job.output_file_id, job.error_file_id]) | (dict(why=why) if why else {})
 
 _OVER = ('collected', 'failed')   # nothing more to come
 _ENDED = ('completed', 'expired', 'cancelled', 'failed')
@@ -107,95 +130,110 @@ _ENDED = ('completed', 'expired', 'cancelled', 'failed')
 def batch_status(
     folder,     # pictures
     captioner,  # for its connection
-) -> dict:      # {id: dict(status, n, completed, failed)}
+    ledger=None,  # file to use instead of the one in the folder
+) -> dict:      # {id: dict(status, n, completed, failed), with why where something went wrong}
     "How far the batches of a folder are"
-    book, out = Ledger(Path(folder)/LEDGER), {}
+    book, out, chat = Ledger(ledger or Path(folder)/LEDGER), {}, captioner.chat
     try:
         for id, state in book.batch(None).items():
             if state['status'] not in _OVER:
-                chat, new = captioner.chat, id.startswith('new-')
-                job = _found(chat, id) if new else _patient(chat, lambda c: c.batches.retrieve(id))
-                if job is None: out[id] = dict(status='lost', n=state['n'], completed=0, failed=0); continue
-                counts = job.request_counts
-                done = (counts.completed, counts.failed) if counts else (0, 0)
-                state |= dict(status=job.status, completed=done[0], failed=done[1],
-                              files=[job.output_file_id, job.error_file_id])
-                book.batch(job.id, state, old=id); id = job.id
+                new = id.startswith('new-')
+                job = _found(chat, id) if new else _known(chat, lambda c: c.batches.retrieve(id))
+                if job is None:   # what another server was given is not lost
+                    there = state.get('host', chat.host); status = 'lost' if there == chat.host else f'at {there}'
+                    out[id] = dict(status=status, n=state['n'], completed=0, failed=0); continue
+                state |= _seen(job); book.batch(job.id, state, old=id); id = job.id
             out[id] = {k: state.get(k, 0) for k in ('status', 'n', 'completed', 'failed')}
+            if state.get('why'): out[id]['why'] = state['why']
     finally: book.close()
     return out
 
 # %% ../nbs/04e_batch.ipynb #82794f21
 def _results(chat, files):
-    "Rows of the files of a finished batch; damaged lines are left out"
+    "Rows of the files of a finished batch, one for each key, None for a file that is gone; damaged lines are left out"
+    seen = set()
     for f in filter(None, files):
-        text = _patient(chat, lambda c: c.files.content(f)).content.decode('utf8', 'replace')
-        for line in text.split('\n'):
+        reply = _known(chat, lambda c: c.files.content(f))
+        if reply is None: yield None; continue
+        for line in reply.content.decode('utf8', 'replace').split('\n'):
             try: row = json.loads(line)
             except (ValueError, RecursionError): continue
-            if isinstance(row, dict) and isinstance(row.get('custom_id'), str): yield row
+            key = row.get('custom_id') if isinstance(row, dict) else None
+            if isinstance(key, str) and key not in seen: seen.add(key); yield row
+
+def _cost(row, price, most):
+    "(tokens, USD) of one row; an answer that tells no tokens counts as the most that it can have cost"
+    reply = row.get('response') if isinstance(row.get('response'), dict) else {}
+    usage, charged = usage_of(reply.get('body')), reply.get('status_code') == 200 and not row.get('error')
+    return usage, (price.usd(*usage, BATCH_SHARE) if price and usage else most or 0.) if charged else 0.
 
 def _verdict(row, key, shot, cap):
-    "(state, captions, reason, usage) of one row; state None: to be asked again"
+    "(state, captions, reason) of one row; state None: to be asked again"
     reply = row.get('response'); body = reply.get('body') if isinstance(reply, dict) else None
-    if row.get('error') or not isinstance(reply, dict): return None, None, 'expired', None
-    status = reply.get('status_code')
-    if status != 200: return 'failed', None, f'status {status}: {safe_line(body)}', None
-    usage = usage_of(body)
-    try:
-        pairs = cap.accept(object_of(content_of(body)), [key[:8]], [shot])[0]
-        return 'done', cap.dress(shot, pairs), '', usage
-    except Fault as f: return getattr(f.error, 'state', 'failed'), None, str(f.error), usage
-    except LLMBadResponse as e: return 'failed', None, str(e), usage
+    if row.get('error') or not isinstance(reply, dict): return None, None, 'expired'
+    status, id = reply.get('status_code'), '1' if getattr(cap, 'shots', 0) else key[:8]   # as `question` has it
+    if status != 200: return 'failed', None, f'status {status}: {safe_line(body)}'
+    try: return 'done', cap.dress(shot, cap.accept(object_of(content_of(body)), [id], [shot])[0]), ''
+    except Fault as f: return getattr(f.error, 'state', 'failed'), None, str(f.error)
+    except LLMBadResponse as e: return 'failed', None, str(e)
 
 # %% ../nbs/04e_batch.ipynb #40ec1c0a
+def _note(row, r, state, book, cap, shots, usage, usd):
+    "Write down what became of a picture that waits: its new record, or None if it is to be asked again"
+    key, name, body = r['key'], r['name'], (row.get('response') or {}).get('body')
+    what, captions, why = _verdict(row, key, shots.get(name, Shot(name)), cap)
+    if what is None: return book.release([key])
+    served = safe_line(body.get('model')) if isinstance(body, dict) else ''
+    book.finish(key, what, captions, why, name=name, model=state['model'], served=served, usd=usd,
+                template=state['template'], request_id=safe_line(row.get('id')),
+                tokens_in=usage and usage[0], tokens_out=usage and usage[1])
+    return dict(r, state=what, answer=captions, reason=why)
+
 def _take_in(id, state, book, captioner, shots, result):
-    "Write down the results of one batch; {name: captions}"
+    "Write down the results of one batch; ({name: captions}, pictures whose answers are gone)"
     kind, chat = ChatGPTRewriter if 'keep' in state['options'] else ChatGPTCaptioner, captioner.chat
-    cap = kind(**state['options'], chat=chat)
-    waiting = {r['key']: r['name'] for r in book.records('batch') if r['served'] in (id, state['mark'])}
-    new, usd, share = {}, 0., chat.price and chat.price.usd
+    cap, price = kind(**state['options'], chat=chat), Price(*state['price']) if state.get('price') else chat.price
+    known = {r['key']: r for r in book.records()}
+    waiting = {k for k, r in known.items() if r['state'] == 'batch' and r['served'] in (id, state['mark'])}
+    new, total, gone = {}, 0., False
     for row in _results(chat, state['files']):
-        key = row['custom_id']
-        if key not in waiting: continue   # of another batch, or twice
-        name = waiting.pop(key)
-        what, captions, why, usage = _verdict(row, key, shots.get(name, Shot(name)), cap)
-        if what is None: book.release([key]); continue
-        paid = share(*usage, BATCH_SHARE) if share and usage else 0.; usd += paid
-        body = row['response'].get('body')
-        served = safe_line(body.get('model')) if isinstance(body, dict) else ''
-        book.finish(key, what, captions, why, name=name, model=state['model'], served=served, usd=paid,
-                    template=state['template'], request_id=safe_line(row.get('id')),
-                    tokens_in=usage and usage[0], tokens_out=usage and usage[1])
-        if what == 'done': new[name] = captions
-        else: (result.refused if what in ('refused', 'filtered') else result.failed)[name] = why
+        if row is None: gone = True; continue
+        key = row['custom_id']; r = known.get(key, {})
+        usage, usd = _cost(row, price, r.get('usd')); total += usd
+        if key in waiting: waiting.remove(key); r = _note(row, r, state, book, cap, shots, usage, usd)
+        elif r.get('request_id') != safe_line(row.get('id')): continue   # of another batch, or answered otherwise
+        if not r: continue
+        if r['state'] == 'done': new[r['name']] = r['answer']
+        else: (result.refused if r['state'] in ('refused', 'filtered') else result.failed)[r['name']] = r['reason']
     book.release(list(waiting))   # what did not come back can be asked again
-    book.settle(state['ticket'], usd); result.usd += usd
-    return new
+    book.settle(state['ticket'], None if gone else total); result.usd += total
+    return new, gone*len(waiting)
 
 # %% ../nbs/04e_batch.ipynb #0ac55406
 def collect(
     folder,          # pictures
     captioner,       # for its connection; its wishes are those of the submission
     write=True,      # into metadata.jsonl
-) -> CaptionResult:  # shows itself
+    ledger=None,     # file to use instead of the one in the folder
+) -> CaptionResult:  # shows itself; its `.stopped` tells what still waits, and what failed or got lost
     "Take in the answers of all batches that have ended; the others stay; what expired or got lost can be asked again"
-    status = batch_status(folder, captioner)
-    book = Ledger(Path(folder)/LEDGER); ours = _ours(book)
+    status = batch_status(folder, captioner, ledger)
+    book, told = Ledger(ledger or Path(folder)/LEDGER), []; ours = _ours(book)
     shots = {s.name: s for s in list_shots(folder, ours)}
     result = CaptionResult(os.fspath(folder), len(shots))
     try:
         for id, s in status.items():
-            state = book.batch(id)
-            done = state['status'] in _OVER and s['status'] != 'failed'
-            if s['status'] not in (*_ENDED, 'lost') or done: continue
-            if s['status'] == 'lost': _forget(id, state, book); continue
-            if 'files' not in state: continue   # never started, and settled already
-            new = _take_in(id, state, book, captioner, shots, result)
-            hand = {n: shots[n].captions for n in new if n in shots and shots[n].captions}
-            if write: write_captions(folder, book, dict(sorted(new.items())), hand)
-            result.captions |= new; result.new += len(new); book.batch(id, dict(state, status='collected'))
-        waits = [f"{s['n']} in {i} ({s['status']})" for i, s in status.items() if s['status'] not in (*_ENDED, *_OVER)]
-        result.stopped, result.spent = ', '.join(waits), book.spent
+            state, says, count = book.batch(id), s['status'], s['n']
+            if says == 'lost': _forget(id, state, book)
+            elif says in (*_ENDED, *_OVER):
+                if state['status'] == 'collected' or 'files' not in state: continue   # the latter: was never started
+                new, gone = _take_in(id, state, book, captioner, shots, result)
+                hand = {n: shots[n].captions for n in new if n in shots and shots[n].captions}
+                if write: write_captions(folder, book, dict(sorted(new.items())), hand)
+                result.captions |= new; result.new += len(new); book.batch(id, dict(state, status='collected'))
+                if gone: says, count = 'lost', gone
+                elif 'why' not in s: continue
+            told.append(f"{count} in {id} ({says}{': ' + s['why'] if s.get('why') else ''})")
+        result.stopped, result.spent = ', '.join(told), book.spent
     finally: book.close()
     return result

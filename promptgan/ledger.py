@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'LEASE', 'item_key', 'Ledger']
 
 # %% ../nbs/03b_ledger.ipynb #db8a5303
-import hashlib, json, os, secrets, socket, sqlite3, threading, time
+import errno, hashlib, json, os, re, secrets, socket, sqlite3, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from .core import CaptionError
@@ -134,13 +134,24 @@ class Ledger:
             self._con = None
 
 # %% ../nbs/03b_ledger.ipynb #285ce36b
+def _can_lock(folder):
+    "Whether files there can be locked; sqlite calls a drive without locks busy, as if others held them"
+    try: import fcntl; f = tempfile.TemporaryFile(dir=folder)
+    except (ImportError, OSError): return True   # Windows, or a folder that cannot be written
+    with f:
+        try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e: return e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+    return True
+
 def _told(self, e):
     "Our error for one of sqlite's"
-    text, p = str(e), self.path
-    if 'locked' in text and 'protocol' not in text:
+    text, p, name = str(e), self.path, getattr(e, 'sqlite_errorname', '')   # no name before Python 3.11
+    lockless = 'protocol' in text or re.match(r'SQLITE_IOERR_(\w*LOCK|SHMOPEN|SHMMAP)', name)
+    if lockless or ('locked' in text or 'I/O error' in text) and not _can_lock(p.parent):
+        return CaptionError(f'{p}: this drive cannot lock files ({text}): choose ledger= on a local drive')
+    if 'locked' in text:
         return CaptionError(f'{p} is in use by another program for {self.timeout:g} s: try again later')
-    if 'protocol' in text: return CaptionError(f'{p}: this drive cannot lock files: choose ledger= on a local drive')
-    if 'readonly' in text or 'unable to open' in text:
+    if 'readonly' in text or 'unable to open' in text or 'denied' in text:
         return CaptionError(f'cannot write {p}: {text}; make it writable or choose ledger= elsewhere')
     if 'full' in text or 'I/O error' in text:
         return CaptionError(f'cannot write {p}: {text}; make room, nothing is lost')
@@ -172,6 +183,17 @@ Ledger._tx = _tx
 # %% ../nbs/03b_ledger.ipynb #8fe58f63
 def _now(): return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
 
+def _stored(value):
+    "A value as sqlite takes it: text that is no proper Unicode, as some file names are, becomes bytes"
+    try: value.encode()
+    except AttributeError: pass   # no text
+    except UnicodeEncodeError: return value.encode('utf8', 'surrogatepass')
+    return value
+
+def _loaded(value):
+    "The same value again"
+    return value.decode('utf8', 'surrogatepass') if isinstance(value, bytes) else value
+
 def _claim(self,
     key,       # from `item_key`
     name,      # file name or other label of the item, for people
@@ -184,12 +206,20 @@ def _claim(self,
         if row and row['state'] != 'claimed' and row['state'] not in again: return self._record(row)
         con.execute("INSERT INTO records (key, name, state, owner, since) VALUES (?,?,'claimed',?,?) "
                     'ON CONFLICT(key) DO UPDATE SET state=excluded.state, owner=excluded.owner, since=excluded.since',
-                    (key, name, self.owner, time.time()))
+                    (key, _stored(name), self.owner, time.time()))
         return 'mine'
 
 def _record(self, row):
     "A row as a dict, its answer unpacked"
-    return dict(row, answer=json.loads(row['answer']) if row['answer'] else None)
+    row = {k: _loaded(row[k]) for k in row.keys()}
+    return row | dict(answer=json.loads(row['answer']) if row['answer'] else None)
+
+def _write(con, key, state, answer=None, reason='', **more):
+    "Put a record in the place of the one that is there"
+    row = dict(more, key=key, state=state, answer=json.dumps(answer), reason=reason, owner=None, time=_now())
+    names, new = ','.join(row), ','.join(f'{k}=excluded.{k}' for k in row if k != 'key')
+    con.execute(f"INSERT INTO records ({names}) VALUES ({','.join('?'*len(row))}) "
+                f'ON CONFLICT(key) DO UPDATE SET {new}', tuple(map(_stored, row.values())))
 
 def _finish(self,
     key,          # from `item_key`
@@ -199,11 +229,8 @@ def _finish(self,
     **more,       # name, and provenance: model, served, template, tokens_in, tokens_out, usd, request_id
 ):
     "Write down what became of an item"
-    row = dict(more, key=key, state=state, answer=json.dumps(answer), reason=reason, owner=None, time=_now())
-    names, new = ','.join(row), ','.join(f'{k}=excluded.{k}' for k in row if k != 'key')
     with self._tx() as con:   # also where the claim was given back meanwhile: what is paid for is kept
-        con.execute(f"INSERT INTO records ({names}) VALUES ({','.join('?'*len(row))}) "
-                    f'ON CONFLICT(key) DO UPDATE SET {new}', tuple(row.values()))
+        _write(con, key, state, answer, reason, **more)
 
 def _release(self,
     keys=None,  # those items; None for all that this ledger holds
@@ -274,9 +301,11 @@ def _batch(self,
     id,          # of the batch
     state=None,  # dict to write down; None only reads
     old=None,    # id under which it stood until now
+    items=None,  # {key: columns} of the items that wait in it from now on: all of them are written down, or nothing
 ):  # the state, or {id: state} of all for id=None
     "Remember the jobs of the Batch API"
     with self._tx() as con:
+        for key, more in (items or {}).items(): _write(con, key, 'batch', **more)
         if state is not None:
             con.execute('DELETE FROM batches WHERE id IN (?,?)', (id, old))
             con.execute('INSERT INTO batches VALUES (?,?)', (id, json.dumps(state)))
@@ -289,8 +318,9 @@ def _written(self,
     "Let `merge` write captions to a file while no other process does, and remember them"
     with self._tx() as con:
         before = {}
-        for name, c in con.execute('SELECT name, caption FROM written'): before.setdefault(name, set()).add(c)
-        now = merge(before)
-        con.executemany('INSERT OR IGNORE INTO written VALUES (?,?)', [(n, c) for n, cs in now.items() for c in cs])
+        for row in con.execute('SELECT name, caption FROM written'):
+            name, c = map(_loaded, row); before.setdefault(name, set()).add(c)
+        now = [(_stored(n), _stored(c)) for n, cs in merge(before).items() for c in cs]
+        con.executemany('INSERT OR IGNORE INTO written VALUES (?,?)', now)
 
 Ledger.counts, Ledger.records, Ledger.batch, Ledger.written = _counts, _records, _batch, _written

@@ -273,10 +273,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if path.endswith('/chat/completions'): self.chat(data)
             elif path.endswith('/files'): self.send(200, self.server.upload(data, self.headers.get('Content-Type', '')))
-            elif path.endswith('/batches'): self.send(200, self.server.start_batch(json.loads(data)))
+            elif path.endswith('/batches'): self.start(json.loads(data))
             elif path.endswith('/cancel'): self.send(200, self.server.change(path.split('/')[-2], 'cancelled'))
             else: self.send(404, error('Unknown request URL'))
         except (BrokenPipeError, ConnectionError): self.close_connection = True
+
+    def start(self, body):
+        "Start a batch; the answer may say otherwise"
+        job, status = self.server.start_batch(body), self.server.starts.pop(0) if self.server.starts else 200
+        self.send(status, job if status == 200 else error('The server had an error', 'server_error'))
 
     def do_GET(self):
         url = urlsplit(self.path); parts = url.path.strip('/').split('/'); s = self.server
@@ -284,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
             if parts[-1] == 'models': self.send(200, dict(object='list', data=[dict(id=m, object='model', created=0, owned_by='local') for m in MODELS]))
             elif parts[-1] == 'log': self.send(200, s.log())
             elif parts[-2] == 'batches': self.send(200, s.batch(parts[-1]))
-            elif parts[-1] == 'batches': self.send(200, dict(object='list', data=list(s.batches.values()), has_more=False))
+            elif parts[-1] == 'batches': self.send(200, s.page(parse_qs(url.query)))
             elif parts[-1] == 'content': self.send(200, s.files[parts[-2]], 'application/octet-stream')
             else: self.send(404, error('Unknown request URL'))
         except (BrokenPipeError, ConnectionError): self.close_connection = True
@@ -294,10 +299,11 @@ class FaultServer(ThreadingHTTPServer):
     "A server on this machine; use it as a context manager"
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, script=(), mix=0., kinds=PASSING, seed=0, latency=0., by=None, missing=(), port=0, batch_faults=None):
+    def __init__(self, script=(), mix=0., kinds=PASSING, seed=0, latency=0., by=None, missing=(), port=0, batch_faults=None, starts=()):
         self.script, self.mix, self.kinds, self.latency, self.by, self.missing = list(script), mix, kinds, latency, by, missing
         self.asked, self.count, self.lock, self.over, self.rng = [], 0, threading.Lock(), threading.Event(), random.Random(seed)
         self.files, self.batches, self.batch_faults, self.counts, self.keys = {}, {}, batch_faults or {}, {}, set()
+        self.starts, self.pages = list(starts), 0   # statuses that answer requests to start a batch, which is started all the same
         super().__init__(('127.0.0.1', port), _Handler)
         self.url = f'http://127.0.0.1:{self.server_port}/v1'
 
@@ -343,6 +349,12 @@ class FaultServer(ThreadingHTTPServer):
                 request_counts=dict(total=n, completed=0, failed=0), metadata=body.get('metadata'))
             return self.batches[name]
 
+    def page(self, query):
+        "Part of the list of batches, the newest first"
+        all = list(self.batches.values())[::-1]; limit = int(query.get('limit', ['20'])[0]); self.pages += 1
+        start = [b['id'] for b in all].index(query['after'][0]) + 1 if 'after' in query else 0
+        return dict(object='list', data=all[start:start + limit], has_more=start + limit < len(all))
+
     def change(self, name, status):
         with self.lock: self.batches[name]['status'] = status; return self.batches[name]
 
@@ -364,7 +376,7 @@ class FaultServer(ThreadingHTTPServer):
                 bad.append(dict(out, response=dict(status_code=500, request_id=f'req_{i}', body=error('The server had an error', 'server_error')))); continue
             if fault == 'expired':
                 bad.append(dict(out, response=None, error=dict(code='batch_expired', message='This request could not be executed before the completion window expired.'))); continue
-            content = dict(refusal=dict(refusal='I cannot help with that.'), badjson=dict(content='{"items": ['), length=dict(content='{"it', finish='length')).get(fault, {})
+            content = dict(refusal=dict(refusal='I cannot help with that.'), badjson=dict(content='{"items": ['), length=dict(content='{"it', finish='length'), nousage=dict(usage=False)).get(fault, {})
             good.append(dict(out, response=dict(status_code=200, request_id=f'req_{i}', body=completion(row['body'], **content))))
             if fault == 'stranger': good[-1]['custom_id'] = 'nobody'
         text = lambda rows: ''.join(json.dumps(r) + '\n' for r in reversed(rows)).encode()
