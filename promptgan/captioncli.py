@@ -119,7 +119,8 @@ def _batch(what, folder, cap, max_usd, max_calls, limit, yes):
         if not jobs: _say('nothing to do')
     elif what == Batch.status:
         for id, s in batch.batch_status(folder, cap).items():
-            _say(f"{id}: {s['status']}, {s['completed']:,} of {s['n']:,} done")
+            why = f"; {_line(s['why'])}" if s.get('why') else ''
+            _say(f"{id}: {s['status']}, {s['completed']:,} of {s['n']:,} done{why}")
     else: _report(batch.collect(folder, cap))
 
 # %% ../nbs/18a_captioncli.ipynb #cf19d923
