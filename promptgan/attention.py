@@ -41,7 +41,12 @@ class WordEffects:
     images: list   # PIL: the picture without each word
     def __repr__(self):
         return ', '.join(f'{w} {c:.3f}' for w, c in zip(self.words, self.change)) or 'no words'
-    def _repr_html_(self): return heat_line(self.words, self.change) + gallery(*_film(self), 96)
+    def _repr_html_(self): return ''.join(_lines(self)) + gallery(*_film(self), 96)
+
+def _lines(effects):
+    "Two heat lines: over what changes in the picture, and over what the judge takes off; '' without a judge"
+    fall = lambda v: f'{-v:+.2f}'
+    return heat_line(effects.words, effects.change), heat_line(effects.words, effects.score, fall)*bool(effects.score)
 
 def _film(effects):
     "Pictures and captions: whole, then without each word"
@@ -81,13 +86,14 @@ def _heat(x):
     x = min(1., max(0., x)); return f'#{255:02x}{round(255 - 90*x):02x}{round(255 - 225*x):02x}'
 
 def heat_line(
-    words, values, # as many of each; values 0 or more
+    words, values, # as many of each; 0 and less stays white
+    tell='{:.0%}'.format, # how a value is written
 ) -> str: # HTML
     "Words on a ground that is darker where the value is larger"
     top = max([*values, 1e-9])
     look = 'padding:2px 4px;margin:1px;display:inline-block'
     def span(w, v):
-        return f'<span style="background:{_heat(v/top)};color:{INK};{look}">{safe(w)}<sub>{v:.0%}</sub></span>'
+        return f'<span style="background:{_heat(v/top)};color:{INK};{look}">{safe(w)}<sub>{tell(v)}</sub></span>'
     return '<div dir="auto">' + ''.join(map(span, words, values)) + '</div>'
 
 # %% ../nbs/17g_attention.ipynb #8967bfdd
@@ -105,8 +111,8 @@ class WordAttention(Frame):
         self.prompt = self.make('Text', 'prompt', value=prompt, layout=dict(width='min(100%, 640px)'))
         self.seed = self.make('BoundedIntText', 'seed', value=seed, min=0, max=2**31 - 8, layout=dict(width='190px'))
         self.go = self.button('Leave out each word', self.look, main=True)
-        self.line, self.legend, self.film = self.html(), self.html(), self.html()
-        self.build(self.prompt, self.row(self.seed, self.go), self.line, self.legend, self.film)
+        panels = self.line, self.legend, self.judged, self.verdict, self.film = [self.html() for _ in range(5)]
+        self.build(self.prompt, self.row(self.seed, self.go), *panels)
 
 # %% ../nbs/17g_attention.ipynb #4174bea7
 @patch
@@ -117,7 +123,8 @@ def look(self:WordAttention) -> bool:
 @patch
 def _look(self:WordAttention, prompt, seed):
     self.say('drawing'); e = self.effects = word_effects(self.pipe, prompt, seed, stop=self.stopping)
-    self.line.value = heat_line(e.words, e.change); self.film.value = gallery(*_film(e), 96)
-    words = '% of the picture that changes when the word is left out; mean of 4 noises'
-    self.legend.value = f'<span class="pg-quiet">{words}</span>'
+    self.line.value, self.judged.value = _lines(e); self.film.value = gallery(*_film(e), 96)
+    quiet = '<span class="pg-quiet">{} when the word is left out; mean of 4 noises</span>'.format
+    self.legend.value = quiet('% of the picture that changes')
+    self.verdict.value = quiet("how the judge's score for the whole prompt changes") if e.score else ''
     self.say(f'{len(e.words)} words' + (', stopped early' if self.stopping.is_set() else ''), 'good')

@@ -305,13 +305,19 @@ def _run(args=None):
 # %% ../nbs/18_cli.ipynb #bd6ded2f
 def _warn(message, *args, **kw): typer.echo(f'Note: {_line(message)}', err=True)
 
+def _leave(sig, _):
+    "End as SystemExit does, with all that is to be tidied up; the same signal again does not disturb that"
+    signal.signal(sig, signal.SIG_IGN); sys.exit(128 + sig)
+
 def main(
     args=None, # list of words; those of the command line by default
 ):
     "Entry point of the `promptgan` command"
     for s in (sys.stdout, sys.stderr):
         if hasattr(s, 'reconfigure'): s.reconfigure(encoding='utf-8', errors='replace')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); warnings.showwarning = _warn
+    for s in filter(None, (signal.SIGTERM, getattr(signal, 'SIGHUP', None))):   # a closed terminal; nohup ignores it
+        if signal.getsignal(s) != signal.SIG_IGN: signal.signal(s, _leave)
+    warnings.showwarning = _warn
     status = _run(args)
     try: sys.stdout and sys.stdout.flush()
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

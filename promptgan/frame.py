@@ -56,15 +56,28 @@ function label(root) {
   for (const box of root.querySelectorAll('.widget-play'))
     box.querySelectorAll('button').forEach((b, i) => name(b, ['play or pause', 'back to the start', 'repeat'][i]));
 }
+function offer(root) {
+  for (const pre of root.querySelectorAll('.pg-html pre')) {
+    if (pre.nextElementSibling?.className == 'pg-copy') continue;
+    const b = document.createElement('button'); b.className = 'pg-copy'; b.textContent = 'Copy'; pre.after(b);
+    b.onclick = async () => {
+      let done = true;
+      try { await navigator.clipboard.writeText(pre.textContent) }   // pages without https have no clipboard
+      catch { getSelection().selectAllChildren(pre); done = document.execCommand('copy') }
+      b.textContent = done ? 'Copied' : 'Selected: press Ctrl+C';
+    }
+  }
+}
 function render({ model, el }) {
   let root = null;
   const press = e => {
     if (e.ctrlKey || e.metaKey || e.altKey || e.target.matches('input, textarea, select, [contenteditable]')) return;
-    if (model.get('presses').includes(e.key)) { e.preventDefault(); model.send({ key: e.key }) }
+    if (!model.get('presses').includes(e.key)) return;
+    e.preventDefault(); if (!e.repeat) model.send({ key: e.key });   // a key that is held is pressed once
   };
   const look = () => {
     if (!root && (root = el.closest('.pg-frame'))) { root.tabIndex = -1; root.addEventListener('keydown', press) }
-    if (root) label(root)
+    if (root) { label(root); offer(root) }
   };
   const timer = setInterval(look, 250); el.style.display = 'none';
   return () => { clearInterval(timer); root?.removeEventListener('keydown', press) }
@@ -90,13 +103,16 @@ _STYLE = f'''<style>
 .pg-row {{display:flex; flex-wrap:wrap; gap:8px; align-items:flex-start}}
 .pg-fig {{margin:0; text-align:center; font-size:12px}}
 .pg-fig summary {{list-style:none; cursor:zoom-in; display:block}}
-.pg-fig img {{image-rendering:pixelated; height:auto; display:block; margin:auto}}
+.pg-fig img {{image-rendering:pixelated; height:auto; max-width:100%; display:block; margin:auto}}
+.pg-fig img[alt^="curves"] {{image-rendering:auto}}
 .pg-fig figcaption {{overflow-wrap:anywhere}}
-.pg-fig:has(details[open]) {{max-width:none !important}} .pg-fig details[open] img {{width:384px; cursor:zoom-out}}
+.pg-fig:has(details[open]) {{max-width:none !important}}
+.pg-fig details[open] img {{min-width:384px; width:auto; max-width:100%; cursor:zoom-out}}
 .pg-link {{color:{ACCENT}; text-decoration:underline}} .pg-bad {{color:{BAD}; font-weight:600}}
 .pg-quiet {{color:{QUIET}}} .pg-good {{color:{GOOD}}}
 .pg-html pre {{user-select:all; background:#f6f8fa; color:{INK}; padding:6px; white-space:pre-wrap; margin:2px 0;
   font-family:monospace; font-size:12px}}
+.pg-copy {{background:#eaeef2; color:{INK}; border:0; padding:4px 10px; cursor:pointer}}
 .pg-html table {{border-collapse:collapse}} .pg-html td, .pg-html th {{padding:2px 8px; text-align:left; color:{INK};
   border-bottom:1px solid #d0d7de}} .pg-html h2 {{font-size:16px; margin:0}}
 .jupyter-widgets.jupyter-widget-tab > .lm-TabBar .lm-TabBar-tab {{color:{INK}; background:#eaeef2}}

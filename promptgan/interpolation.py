@@ -14,7 +14,7 @@ from .core import InputError, PictureGrid, atomic_write, rng, show_grid, to_pil
 from .frame import Frame
 from .look import figure, link
 from .pipeline import TextToImagePipeline, check_prompts
-from .playground import example_prompts
+from .playground import example_prompts, known_words
 
 # %% ../nbs/17c_interpolation.ipynb #9019ec2e
 def arc(
@@ -34,15 +34,18 @@ class Walk:
     b: str
     seeds: tuple  # of both ends
     images: list  # PIL pictures, the ends included
+    steps: int = 0 # that were asked for: a walk that was stopped has fewer pictures; 0: as many as there are
     def caption(self, i) -> str:
         "Where picture `i` is"
-        share = i/max(1, len(self.images) - 1)
+        share = i/max(1, (self.steps or len(self.images)) - 1)
         return f'{1 - share:.0%} {self.a} / {share:.0%} {self.b}'
     def strip(self, most=8) -> PictureGrid:
         "At most `most` of the pictures side by side"
         k = min(most, len(self.images)); at = [round(i*(len(self.images) - 1)/max(1, k - 1)) for i in range(k)]
         return show_grid([self.images[i] for i in at], [self.caption(i) for i in at], ncol=k)
-    def __repr__(self): return f'{len(self.images)} pictures from {self.a!r} to {self.b!r}'
+    def __repr__(self):
+        of = f' of {self.steps}' if len(self.images) < self.steps else ''
+        return f'{len(self.images)}{of} pictures from {self.a!r} to {self.b!r}'
     def _repr_png_(self): return self.strip()._repr_png_()
     def _repr_html_(self): return self.strip()._repr_html_()
 
@@ -62,7 +65,7 @@ def walk(
     for i in range(0, steps, 16):
         if stop is not None and stop.is_set(): break
         images += [to_pil(p) for p in pipe._draw(emb[i:i+16], z[i:i+16], 16)]
-    return Walk(a, b, tuple(seeds), images)
+    return Walk(a, b, tuple(seeds), images, steps)
 
 # %% ../nbs/17c_interpolation.ipynb #b7654931
 def gif(
@@ -97,13 +100,15 @@ class Interpolation(Frame):
         self.pipe = pipe if hasattr(pipe, 'words') else TextToImagePipeline.from_pretrained(pipe)
         first = [*example_prompts(self.pipe, 2), '', '']; self.walk = None
         self._controls(a if a is not None else first[0], b if b is not None else first[1], steps)
-        self.build(self.row(self.a, self.seed_a), self.row(self.b, self.seed_b), self.row(self.steps, self.go),
+        self.build(self.row(self.a, self.seed_a), self.row(self.b, self.seed_b), self.words,
+                   self.row(self.steps, self.go),
                    self.row(self.play, self.at), self.view, self.film, self.saving)
 
 # %% ../nbs/17c_interpolation.ipynb #f741f7d5
 @patch
 def _controls(self:Interpolation, a, b, steps):
-    text = lambda label, value: self.make('Text', label, value=value, layout=dict(width='min(100%, 520px)'))
+    self.words = self.html(); wide = dict(layout=dict(width='min(100%, 520px)'))
+    text = lambda label, value: self.make('Text', label, self._typed, value=value, continuous_update=True, **wide)
     number = lambda label, value, low, high: self.make('BoundedIntText', label, value=value, min=low, max=high,
                                                         layout=dict(width='190px'))
     self.a, self.b = text('from', a), text('to', b)
@@ -112,7 +117,13 @@ def _controls(self:Interpolation, a, b, steps):
     self.at = self.make('IntSlider', 'place', self._show, value=0, min=0, max=steps - 1, continuous_update=True)
     self.play = self.make('Play', 'play', value=0, min=0, max=steps - 1, interval=150)
     if self.kit is not None: self.kit.jslink((self.play, 'value'), (self.at, 'value'))
-    self.view, self.film, self.saving = self.html(), self.html(), self.html()
+    self.view, self.film, self.saving = self.html(), self.html(), self.html(); self._typed()
+
+@patch
+def _typed(self:Interpolation, _=None):
+    "Tell which words of the two prompts are not known, while they are typed"
+    reports = [known_words(self.pipe, box.value) for box in (self.a, self.b)]
+    self.words.value = ''.join(r._repr_html_() for r in reports if r.unknown)
 
 # %% ../nbs/17c_interpolation.ipynb #32b7fe53
 @patch
@@ -126,9 +137,10 @@ def _walk(self:Interpolation, *asked):
     self.say('drawing'); w = walk(self.pipe, *asked, self.stopping)
     if len(w.images) < 2: return self.say('stopped, nothing was drawn')
     self.walk = w; last = len(w.images) - 1; self.at.value = 0; self.at.max = self.play.max = last; self._show(0)
-    grid = w.strip(); self.film.value = figure(grid.image, f'from {w.a} to {w.b}', min(grid.image.width, 880))
+    grid, end = w.strip(), w.b if last == w.steps - 1 else w.caption(last)
+    self.film.value = figure(grid.image, f'from {w.a} to {end}', min(grid.image.width, 880))
     self.saving.value = link(gif(w), 'walk.gif', 'save walk.gif', 'image/gif')
-    self.say(f'{len(w.images)} pictures', 'good')
+    self.say(f'{len(w.images)} pictures' + (', stopped early' if len(w.images) < w.steps else ''), 'good')
 
 @patch
 def _show(self:Interpolation, i):

@@ -19,7 +19,8 @@ def printable(
     text,  # any text, such as a file name with bytes that are no letters
 ) -> str:  # safe for a terminal, a page or a log
     "`text` with everything that does not print written as an escape"
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(text))
+    shown = lambda c: c.isprintable() or c in '\u200c\u200d'   # the joiners inside emoji and Persian words do no harm
+    return ''.join(c if shown(c) else c.encode('unicode_escape').decode() for c in str(text))
 
 @dataclass(frozen=True)
 class Problem:

@@ -100,6 +100,7 @@ def _judging(net):
 
 class TextToImagePipeline:
     "Words, a generator and (optionally) a discriminator: call it with a prompt"
+    source = None   # what `from_pretrained` was given; never saved
     def __init__(self,
         words:TextModel,         # text encoder
         generator:nn.Module,     # emb, z -> img
@@ -318,5 +319,5 @@ def _from_pretrained(cls,
             if _files(folder) != files: continue            # a training saved anew while we were reading
             if isinstance(err, ModelMissing): raise
             raise CheckpointError(f'{folder} is damaged: {_line(str(err), 200)}; train or download it again') from err
-    return pipe.to(device)
+    pipe.source = str(name_or_path); return pipe.to(device)
 TextToImagePipeline.from_pretrained = classmethod(_from_pretrained)

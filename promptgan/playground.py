@@ -25,7 +25,7 @@ class Drawing:
     seed: int            # of the first picture; the next has the next seed
     images: list         # PIL pictures
     truncation: float = 1.
-    source: str = 'YOUR MODEL' # what `from_pretrained` takes
+    source: str = '' # what `from_pretrained` takes; '' for a model that was made in this session
     unknown: list = field(default_factory=list) # words that training never held
     @property
     def captions(self) -> list:
@@ -44,8 +44,10 @@ class Drawing:
 def code(self:Drawing, i=0) -> str:
     "A program that draws picture `i` again"
     more = f', truncation={self.truncation}' if self.truncation != 1 else ''
-    return ('import torch\nfrom promptgan import TextToImagePipeline\n'
-            f'pipe = TextToImagePipeline.from_pretrained({str(self.source)!r})\n'
+    load = ('from promptgan import TextToImagePipeline\n'
+            f'pipe = TextToImagePipeline.from_pretrained({str(self.source)!r})')
+    if not self.source: load = '# pipe is the model of this session; pipe.save_pretrained(FOLDER) keeps it'
+    return (f'import torch\n{load}\n'
             f'noise = torch.Generator().manual_seed({self.seed + i})\n'
             f'pipe({self.prompt!r}, generator=noise{more}).images[0]')
 
@@ -56,7 +58,7 @@ def draw(
     n:int=4,            # pictures
     seed:int=0,         # of the first one
     truncation:float=1., # scale of the noise, 0 to 2
-    source:str='YOUR MODEL', # name or path of the pipeline, for the code
+    source:str=None,    # name or path of the pipeline, for the code; where it was loaded from if None
     stop=None,          # threading.Event: no further pictures when it is set
 ) -> Drawing:
     "Draw a prompt with the seeds `seed`, `seed+1`, ..."
@@ -67,6 +69,7 @@ def draw(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore'); out = pipe(prompt, len(noise), noise, truncation)
         images += out.images; unknown = out.unknown.get(prompt, [])
+    source = source or getattr(pipe, 'source', None) or ''
     return Drawing(prompt, seed, images, truncation, source, unknown)
 
 # %% ../nbs/17b_playground.ipynb #aaba954c
@@ -123,16 +126,16 @@ class Playground(Frame):
     "Prompt, seed and pictures: draw, look, save, and copy the code"
     title = 'Playground'
     def __init__(self,
-        pipe,            # `TextToImagePipeline`, or what `from_pretrained` takes: then the code names it
+        pipe,            # `TextToImagePipeline`, or what `from_pretrained` takes
         prompt=None,     # to begin with; an example if None
         n:int=4,         # pictures
         seed:int=0,
         examples=None,   # list of prompts; those of our data sets that the model knows if None
-        source=None,     # name or path of the pipeline, for the code
+        source=None,     # name or path of the pipeline, for the code; where it was loaded from if None
     ):
         super().__init__()
-        if not hasattr(pipe, 'words'): source = source or str(pipe); pipe = TextToImagePipeline.from_pretrained(pipe)
-        self.pipe, self.source, self.drawing = pipe, source or 'YOUR MODEL', None
+        if not hasattr(pipe, 'words'): pipe = TextToImagePipeline.from_pretrained(pipe)
+        self.pipe, self.source, self.drawing = pipe, source or getattr(pipe, 'source', None) or '', None
         self.examples = example_prompts(pipe) if examples is None else list(examples); self.history = []
         self._controls(n, seed); self._panels()
         self.prompt.value = prompt if prompt is not None else (self.examples or [''])[0]; self._typed(self.prompt.value)
@@ -178,6 +181,7 @@ def _typed(self:Playground, prompt):
     report = known_words(self.pipe, prompt); self.words.value = report._repr_html_(); self._better = report.suggestion
     self.hint.value = f'<span dir="auto">in known words: {safe(report.suggestion)}</span>' if report.suggestion else ''
     self.use.disabled = not report.suggestion
+    if prompt != self.recent.value: self.recent.value = ''   # edited: the same can be chosen again
 
 @patch
 def _suggested(self:Playground):
@@ -190,8 +194,9 @@ def _chosen(self:Playground, prompt):
 # %% ../nbs/17b_playground.ipynb #03bccd76
 @patch
 def roll(self:Playground):
-    "Another seed, and draw"
-    self.seed.value = secrets.randbits(31); self.generate()
+    "Another seed, and draw; clicks while it draws, and the rest of a burst, change nothing"
+    prompt, n, seed, truncation = self.prompt.value, self.n.value, secrets.randbits(31), self.truncation.value
+    if self.start(self._draw, prompt, n, seed, truncation, key='dice'): self.seed.value = seed
 
 @patch
 def _code(self:Playground, i):
