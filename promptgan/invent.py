@@ -6,9 +6,9 @@
 __all__ = ['gist', 'Novelty', 'known_words', 'write_prompts']
 
 # %% ../nbs/04d_invent.ipynb #7043bede
-import json, re
+import json, random, re
 from pathlib import Path
-from .core import InputError, LLMBadResponse, LLMError, atomic_write
+from .core import InputError, LLMBadResponse, LLMError, PromptganError, atomic_write
 from .items import clean_caption
 from .llm import ChatGPT
 from .wishes import Wishes, check_whole, tidy
@@ -67,8 +67,18 @@ def known_words(
     if not found: raise InputError('words: give a list that is not empty, or a trained pipeline')
     return found
 
-def _unknown(prompt, known):
-    return [w for w in re.findall(r"[^\W\d_]+", prompt.casefold()) if w not in known and w not in _SMALL]
+def _unknown(prompt, known, words=None):
+    "Words that are not known; a text model says it itself; from Chinese, known ones are cut out"
+    model, text = getattr(words, 'words', words), prompt.casefold()
+    han = sorted((re.escape(w) for w in known if re.search(r'[\u3400-\u9fff]', w)), key=len, reverse=True)
+    if han: text = re.sub('|'.join(han) + '|[的一有在和是个只]', ' ', text)
+    found = model.unknown(prompt) if hasattr(model, 'unknown') else re.findall(r"[^\W\d_]+", text)
+    return [w for w in found if w.casefold() not in known and w.casefold() not in _SMALL]
+
+def _offer(known, k, most=1500):
+    "Words for the k-th question: all, or others each time if they are too many"
+    words = sorted(known)
+    return words if len(words) <= most else sorted(random.Random(k).sample(words, most))
 
 def _round(chat, ask, wishes, purse):
     "Prompts of one question"
@@ -93,20 +103,26 @@ def write_prompts(
     purse=None,        # `Purse` or `Ledger` that pays; the client's own limit of 1 USD if None
     chat=None,         # a `ChatGPT` of your own
     **kwargs,          # for a new `ChatGPT`: model, base_url, max_usd, ...
-) -> list:             # `n` different prompts, or fewer where the model runs out of ideas
+) -> list: # `n` different prompts, or fewer where the model runs out of ideas; an error midway has them as `.result`
     "Let a language model invent prompts; near-duplicates are left out"
     check_whole('n', n, 1, 10_000); check_whole('per_call', per_call, 1, 100)
     topic = clean_caption(topic)[:500]
     if not topic: raise InputError('topic: say in a few words what the prompts are about')
     known, wishes, chat = known_words(words), Wishes(1, max_words, language), chat or ChatGPT(**kwargs)
-    out, new, dry = [], Novelty(), 0
+    out, new, dry, k = [], Novelty(), 0, 0
+    def keep():
+        if save: atomic_write(save, ''.join(p + '\n' for p in out[:n]))
     while len(out) < n and dry < 3:
         ask = dict(topic=topic, count=min(per_call, n - len(out) + 5), max_words=max_words,
-                   language=wishes.languages[0], avoid=out[-60:], **({'words': sorted(known)[:1500]} if known else {}))
+                   language=wishes.languages[0], avoid=out[-60:], **({'words': _offer(known, k)} if known else {}))
         try: got = _round(chat, ask, wishes, purse)
         except LLMBadResponse: got = []
-        fresh = [p for p in got if not (known and strict and _unknown(p, known)) and new(p)]
-        dry, out = 0 if fresh else dry + 1, out + fresh
+        except PromptganError as e:    # credit or budget ends: what is paid for is kept
+            e.result = out[:n]
+            if out: keep()
+            raise
+        fresh = [p for p in got if not (known and strict and _unknown(p, known, words)) and new(p)]
+        dry, k, out = 0 if fresh else dry + 1, k + 1, out + fresh
     if not out: raise LLMError(f'no usable prompt about "{topic[:60]}": try another topic, more words, or strict=False')
-    if save: atomic_write(save, ''.join(p + '\n' for p in out[:n]))
+    keep()
     return out[:n]

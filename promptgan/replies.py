@@ -99,7 +99,7 @@ def usage_of(
     "(question, answer) tokens that the server counted, or None"
     u = reply.get('usage') if isinstance(reply, dict) else None
     pair = [u.get(k) for k in ('prompt_tokens', 'completion_tokens')] if isinstance(u, dict) else [None]
-    return tuple(pair) if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in pair) else None
+    return tuple(pair) if all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in pair) else None
 
 def content_of(
     reply,  # the whole answer, parsed

@@ -6,7 +6,7 @@
 __all__ = ['MEANING', 'meanings', 'ties', 'same_meaning', 'ChatGPTRewriter', 'rewrite_captions', 'rewrite_data']
 
 # %% ../nbs/04c_rewrite.ipynb #3b5adc8a
-import json, re, threading
+import json, re, threading, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .captions import ChatGPTCaptioner, Shot
 from .bulk import _reckon
+from .describe import EN, ZH
 from .core import InputError, LLMBadResponse, PromptganError, read_json, write_json
 from .items import clean_captions
 from .ledger import item_key
@@ -22,52 +23,158 @@ from .wishes import check_whole, count_words, read_items
 # %% ../nbs/04c_rewrite.ipynb #489f32bd
 MEANING = dict(
     colour=dict(red='red crimson scarlet ruby 红 红色 大红色', orange='orange tangerine 橙 橙色 橘色',
-                yellow='yellow golden lemon 黄 黄色 金黄色',
+                yellow='yellow golden gold lemon 黄 黄色 金黄色 金色',
                 green='green emerald olive 绿 绿色 翠绿色', blue='blue azure navy cobalt 蓝 蓝色 天蓝色',
-                purple='purple violet lilac 紫 紫色',
-                pink='pink rosy 粉 粉色 粉红色', white='white snow-white ivory 白 白色 雪白色', black='black ebony 黑 黑色',
-                brown='brown chestnut 棕 棕色 褐色', grey='grey gray silver 灰 灰色 银色'),
+                purple='purple violet lilac lavender 紫 紫色', turquoise='turquoise cyan teal aqua 青色 青绿色',
+                pink='pink rosy 粉 粉色 粉红色', magenta='magenta fuchsia 品红色 洋红色',
+                white='white snow-white ivory 白 白色 雪白色', black='black ebony 黑 黑色',
+                beige='beige cream tan 米色 米黄色', brown='brown chestnut 棕 棕色 褐色',
+                maroon='maroon burgundy 酒红色', grey='grey gray silver silvery 灰 灰色 银色'),
     number=dict(two='two 2 pair both couple 两 二', three='three 3 trio 三', four='four 4 四', five='five 5 五',
-                six='six 6 六', seven='seven 7 七', eight='eight 8 八', nine='nine 9 九',
-                ten='ten 10 十', no='no without none 没有 无'),
+                six='six 6 六', seven='seven 7 七', eight='eight 8 八', nine='nine 9 九', ten='ten 10 十',
+                eleven='eleven 11 十一', twelve='twelve 12 dozen 十二', thirteen='thirteen 13 十三',
+                fourteen='fourteen 14 十四', fifteen='fifteen 15 十五', sixteen='sixteen 16 十六',
+                seventeen='seventeen 17 十七', eighteen='eighteen 18 十八', nineteen='nineteen 19 十九',
+                twenty='twenty 20 二十', no='no without none 没有 无'),
     place=dict(left='left 左 左边', right='right 右 右边', top='top upper above over 上 上方 上面',
-               bottom='bottom lower below under beneath 下 下方 下面',
-               middle='middle center centre 中间 中央',
+               bottom='bottom lower below under beneath underneath 下 下方 下面',
+               middle='middle center centre 中间 中央', between='between 之间',
+               beside='beside near nearby next alongside 旁边 附近',
                behind='behind 后面', front='front 前面', inside='inside within 里面', outside='outside 外面'),
     size=dict(small='small little tiny 小', large='large big huge giant 大 巨大'))
 
+_AND = set('and while 和 与 以及 还有 而'.split())
+_COUNTS = set('个只条颗朵把座棵艘辆枚张头匹块')           # Chinese measure words
+_FILL = _COUNTS | set('of 的 一'.split())                  # may stand between a colour and its noun
+_DIGITS = '一二两三四五六七八九十百'
+_FRAME = set('picture image scene photo photograph drawing 画面 图片 图中 照片 画中'.split())
+_SMALL = _FILL | _FRAME | set('a an the on in at with to is are was were by from its it them this that these those '
+    'there one which who where some as side corner part hand edge here you see shows show shown '
+    '有 是 在 位于 停 站 坐 着 了 这 那 它'.split())
+
 @lru_cache
 def _words():
-    "{word: (kind, meaning)}, and an expression that finds them, long ones first"
+    "{word: (kind, meaning)}, {name of a thing: its plainest name}, and an expression that finds the words of a text"
     of = {w: (kind, name) for kind, names in MEANING.items() for name, words in names.items() for w in words.split()}
-    latin = sorted((w for w in of if w.isascii()), key=len, reverse=True)
-    chinese = sorted((w for w in of if not w.isascii()), key=len, reverse=True)
-    return of, re.compile(rf"\b({'|'.join(map(re.escape, latin))})(?:ish)?\b|({'|'.join(chinese)})", re.I)
+    thing = {w: e[0] for e, z in zip(EN['kind'], ZH['kind']) for w in e + z}
+    of['正'], end = ('place', 'middle'), '[方面边部角侧]'   # 上 alone may be "on", 白天 is not white
+    only = {w: f'(?<=[左右正中]){w}{end}?|{w}{end}' for w in '上下'} | {w: f'{w}{end}?' for w in '左右'}
+    only |= dict(白='白(?!天)', 黄='黄(?!昏)', 黑='黑(?![夜暗])', 正='正(?=[上下])')
+    only |= {w: f'{w}(?![角边方字])' for w in '两二三四五六七八九十'}
+    han = sorted((w for w in {*of, *thing, *_SMALL, *_AND} if not w.isascii()), key=len, reverse=True)
+    latin = r"[^\W\d_\u3400-\u9fff]+(?:['-][^\W\d_\u3400-\u9fff]+)*|\d+(?:[.,]\d+)*"
+    find = '|'.join([f'[{_DIGITS}]{{2,}}(?![角边方字])', *(only.get(w, w) for w in han), latin])
+    return of, thing, re.compile(rf'({find})|[\u3400-\u9fff]|[,.;:!?。、]')
+
+def _tokens(text):
+    "(sort, meaning, word) of all words; the sort is a kind of `MEANING`, thing, small or break"
+    (of, thing, find), out = _words(), []
+    text = unicodedata.normalize('NFKC', text).lower()
+    text = re.sub(r'\b(under|beneath|below)(?=( [a-z-]+){0,3} (sky|skies)\b)', 'in', text)      # that is weather
+    for m in find.finditer(text):
+        w = m[0]; last = out[-1] if out else ('', '', '')
+        stem = w.removesuffix('ish') if w.isascii() else w.rstrip('方面边部角侧')
+        parts = [of[p] for p in w.split('-') if p in of] if '-' in w and w not in of else []   # top-left, dark-red
+        if w.endswith('-sided'): parts = []
+        if w in _COUNTS and last[0] != 'number' and last[2] != '一': out.append(('thing', w, w))     # 石头
+        elif not m[1] and w[0].isalnum(): out.append(('thing', w, w))
+        elif w in thing or w.rstrip('s') in thing: out.append(('thing', thing.get(w) or thing[w.rstrip('s')], w))
+        elif parts: out += [(*p, w) for p in parts]
+        elif w in of or stem in of: out.append((*(of.get(w) or of[stem]), w))
+        elif w in _AND or not w[0].isalnum(): out.append(('break', '', w))
+        elif w in _SMALL or w == '1': out.append(('small', '', w))
+        elif w[0].isdigit() or w[0] in _DIGITS: out.append(('number', w, w))
+        else: out.append(('thing', w.rstrip('s') or w, w))
+    return out
+
+# %% ../nbs/04c_rewrite.ipynb #2c90d5be
+_ACROSS = dict(top='bottom', bottom='top', left='right', right='left', behind='front', front='behind')
+_OF_TWO = set('above over below under beneath underneath behind inside within outside between'.split())
+
+class _Reading:
+    "A caption as things, each (name, set of what is said of it), and a set of what is said of none"
+    def __init__(self, text):
+        self.toks, self.at, self.clause, self.loose, n = _tokens(text), {}, [], set(), 0
+        for i, (sort, name, w) in enumerate(self.toks):
+            n += sort == 'break'; self.clause.append(n)
+            if sort != 'thing' or self.sort(i - 1) == 'thing': continue     # not the verb of "cat sits"
+            if w.endswith(('ing', 'ed')) and self.word(i - 1) in ('is', 'are', ','): continue
+            if self.word(i + 1) in _FRAME: continue                         # a simple drawing
+            again = [t for t in self.at.values() if t[0] == name] if self.word(i - 1) == 'the' else []
+            self.at[i] = again[-1] if again else (name, set())
+        self.describe(); self.place()
+
+    def sort(self, i): return self.toks[i][0] if 0 <= i < len(self.toks) else 'break'
+    def word(self, i): return self.toks[i][2] if 0 <= i < len(self.toks) else ''
+    def near(self, i, same=True):
+        "Things before and after a word, in its clause or anywhere"
+        here = [(j, t) for j, t in self.at.items() if not same or self.clause[j] == self.clause[i]]
+        return [t for j, t in here if j < i], [t for j, t in here if j > i]
+    def say(self, thing, *what): (thing[1] if thing else self.loose).update(what)
+
+    def describe(self):
+        "Colours, sizes and numbers belong to the next thing; to the one before in 'a house that is red'"
+        waiting, said, kinds = [], False, ('colour', 'size', 'number')
+        for i in range(len(self.toks) + 1):
+            sort, w = self.sort(i), self.word(i)
+            if i in self.at: self.say(self.at[i], *waiting); waiting = []
+            elif sort in kinds:
+                if not waiting: said = self.word(i - 1) in ('is', 'are', 'that', '是')
+                waiting.append(self.toks[i][:2])
+            elif waiting and sort in ('small', 'break') and w not in _FILL:
+                if sort == 'break' and not said and self.sort(i + 1) in kinds: continue     # a red and white cat
+                self.say(([t for j, t in self.at.items() if j < i] or [None])[-1], *waiting); waiting = []
+
+    def place(self):
+        "Places belong to the thing in their clause; of two things one is above, and the other below"
+        placed, last = [], None
+        for i, (sort, name, w) in enumerate(self.toks):
+            if sort != 'place': last = None; continue
+            seen = 'from' in (self.word(i - 1), self.word(i - 2))          # from the front: no place, but a view
+            if name == 'beside' or seen: self.loose.add(('view' if seen else sort, name)); continue
+            (pre, post), (earlier, later) = self.near(i), self.near(i, False)
+            if pair := self.pair(i, w, pre, post, earlier, later):
+                a, b = pair; self.say(a, (sort, name))
+                if name in _ACROSS: self.say(b, (sort, _ACROSS[name]))
+                continue
+            free = [t for t in pre[:1] + pre[-1:] + post[:1] if not any(t is p for p in placed)]
+            if not pre + post: free = [t for t in earlier[-1:] if not any(t is p for p in placed)] + later[:1]
+            last = last or (free + [None])[0]; self.say(last, (sort, name)); placed.append(last)
+
+    def pair(self, i, w, pre, post, earlier, later):
+        "The two things of 'A above B', 'above B is A', 'B with A above it'; None if it is a place in the picture"
+        if not w.isascii():                                                          # B上方有A, A在B上方
+            j = i - 1
+            while self.sort(j) == 'place' or self.word(j) == '的': j -= 1
+            if self.sort(j) != 'thing' or not pre: return
+            a = pre[-2:-1] or post[:1] or earlier[-2:-1]
+            return (a[0], pre[-1]) if a else None
+        k = i + 1
+        while self.word(k) in ('hand', 'side', 'corner', 'part', 'edge'): k += 1
+        of = self.word(k) == 'of'; it = self.word(i - 1) == 'its' or self.word(k + of) in ('it', 'them')
+        if not (it or w in _OF_TWO or of and not {self.word(k + 1), self.word(k + 2)} & _FRAME): return
+        if it:
+            a, b = (pre[-1:], earlier[-2:-1]) if pre else (later[:1], earlier[-1:])
+        elif not post: return
+        elif pre: a, b = pre[-1:], post[:1]
+        else: n = 1 + (w == 'between' and len(post) < 2); a, b = later[n:n + 1] or earlier[-1:], post[:1]
+        return (a[0], b[0]) if a and b else None
 
 def meanings(
     text,     # a caption, English or Chinese
     keep=(),  # further words that matter, such as the kinds of things
 ) -> set:     # of (kind, meaning)
-    "The colours, numbers, places and sizes that a caption names"
-    of, find = _words()
-    found = {of[(m[1] or m[2]).lower()] for m in find.finditer(text)}
+    "The colours, numbers, places and sizes that a caption names; what is above something has that below it"
+    r = _Reading(text); found = r.loose.union(*(said for _, said in r.at.values()))
     return found | {('word', w.lower()) for w in keep if re.search(rf'\b{re.escape(w)}s?\b', text, re.I)}
 
 # %% ../nbs/04c_rewrite.ipynb #82152b3f
-_SMALL = set('a an the of on in at and with to is are by near from its it this that there one'.split())
-
 def ties(
-    text,  # an English caption
-) -> dict: # {noun: set of colours and sizes said of it}
-    "Which colours and sizes belong to which word: those that stand directly before it"
-    of, out, waiting = _words()[0], {}, set()
-    for w in re.findall(r"[a-z0-9][\w'-]*|[,.;:]", text.lower()):
-        kind = of.get(w, ('', ''))[0]
-        if kind in ('colour', 'size'): waiting.add(of[w])
-        elif kind or w in _SMALL or not w[0].isalnum(): waiting = set()
-        else:
-            if waiting: out.setdefault(w.rstrip('s'), set()).update(waiting)
-            waiting = set()
+    text,  # a caption, English or Chinese
+) -> dict: # {noun: list of sets, one for each thing of that name}
+    "Which colours, sizes, numbers and places belong to which thing"
+    out = {}
+    for name, said in {id(t): t for t in _Reading(text).at.values()}.values(): out.setdefault(name, []).append(said)
     return out
 
 def same_meaning(
@@ -78,12 +185,11 @@ def same_meaning(
     "Whether a rewriting names the same colours, numbers, places and sizes, of the same things"
     old, new = meanings(caption, keep), meanings(rewritten, keep)
     if lost := sorted(m for _, m in old - new): return f'lost: {", ".join(lost)}'
-    if more := sorted(m for k, m in new - old if k in ('colour', 'number', 'word')):
-        return f'made up: {", ".join(more)}'
+    if more := sorted(m for k, m in new - old if k != 'view'): return f'made up: {", ".join(more)}'
     a, b = ties(caption), ties(rewritten)
-    def other(n):   # of two cats one may have become a kitten: then only what is new of the other counts
-        as_often = caption.lower().count(n) == rewritten.lower().count(n)
-        return a[n] != b[n] if as_often else not b[n] <= a[n]
+    def other(n):   # of two cats one may have become a tomcat: then each that is left must be as one was
+        few, many = sorted((a[n], b[n]), key=len); many = list(many)
+        return any(s not in many or many.remove(s) for s in few)
     if wrong := [n for n in a if n in b and other(n)]: return f'said of another thing: {", ".join(wrong)}'
     return ''
 
@@ -154,6 +260,12 @@ class ChatGPTRewriter(ChatGPTCaptioner):
         return out
 
 # %% ../nbs/04c_rewrite.ipynb #d9cec48e
+def _language(name):
+    "'en' or 'zh' for all the names of the two languages, '' for others"
+    name = name.casefold().replace('_', '-')
+    if 'english' in name or '英' in name or re.match(r'en\b', name): return 'en'
+    return 'zh' if re.search(r'chinese|mandarin|中文|汉语|漢語|华语|普通话|^zh\b', name) else ''
+
 @patch
 def survivors(self:ChatGPTRewriter,
     shot,   # what was rewritten
@@ -162,8 +274,8 @@ def survivors(self:ChatGPTRewriter,
     "Rewritings that mean the same as one of the captions that they come from, and are new; in English and Chinese"
     old, out = shot.captions[:5] or [shot.label], []
     for lang, text in pairs:
-        known = lang in ('English', 'Chinese', 'en', 'zh')   # other languages have no table here, and pass
-        keep = self.keep if lang[:2].lower() == 'en' else ()
+        known = _language(lang)   # other languages have no table here, and pass
+        keep = self.keep if known == 'en' else ()
         why = min((same_meaning(o, text, keep) for o in old), key=len) if known else ''
         if text in old: why = 'unchanged'
         if why: self.dropped[why.split(':')[0]] = self.dropped.get(why.split(':')[0], 0) + 1

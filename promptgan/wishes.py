@@ -79,6 +79,14 @@ def count_words(
     "Words; two Chinese, Japanese or Korean letters count as one"
     return len(re.sub(_CJK, ' ', text).split()) + (len(re.findall(_CJK, text)) + 1)//2
 
+_LETTER = rf'[^\W{_CJK[1:]}'   # of a script with blanks between the words
+
+def _holds(text, word):
+    "Whether a text has a word, or its plural; Chinese, Japanese and Korean ones anywhere"
+    text, word = text.casefold(), word.casefold()
+    if re.search(_CJK, word): return word in text
+    return bool(re.search(rf'(?<!{_LETTER}){re.escape(word)}(e?s)?(?!{_LETTER})', text))
+
 def tidy(
     text,    # a caption as it came
     wishes,  # `Wishes`
@@ -89,9 +97,8 @@ def tidy(
     if not text or count_words(text) > 3*wishes.max_words: return ''
     words = re.findall(rf'{_CJK}|(?:(?!{_CJK})\S)+|\s+', text)
     while count_words(''.join(words)) > wishes.max_words: words.pop()
-    text = ''.join(words).rstrip(',;:- '); low = text.casefold()
-    held = all(w.casefold() in low for w in wishes.include)
-    return text if held and not any(re.search(rf'\b{re.escape(w.casefold())}\b', low) for w in wishes.avoid) else ''
+    text = ''.join(words).rstrip(',;:- '); held = all(_holds(text, w) for w in wishes.include)
+    return text if held and not any(_holds(text, w) for w in wishes.avoid) else ''
 
 # %% ../nbs/03d_wishes.ipynb #812b461e
 def answer_schema(
@@ -115,14 +122,16 @@ def read_items(
 ) -> dict:   # {number of the id: [(language, caption), ...]}; items that are missing or of no use are left out
     "Captions of an answer, matched by id; `LLMBadResponse` if there is none at all"
     items, out = obj.get('items'), {}
-    found = [i.get('id') for i in items if isinstance(i, dict)] if isinstance(items, list) else []
-    for i in items if found else []:
-        if not isinstance(i, dict) or i.get('id') not in ids or found.count(i['id']) > 1: continue
+    items = items if isinstance(items, list) else []
+    items = [i for i in items if isinstance(i, dict) and isinstance(i.get('id'), str)]
+    found = [i['id'] for i in items]
+    for i in items:
+        if i['id'] not in ids or found.count(i['id']) > 1: continue
         by = i.get('captions') if wishes.many else {wishes.languages[0]: i.get('captions')}
         texts = {l: v for l in wishes.languages if isinstance(v := by.get(l) if isinstance(by, dict) else None, list)}
         good = [(l, t) for l, v in texts.items() for t in dict.fromkeys(tidy(t, wishes) for t in v[:2*wishes.n]) if t]
         good = [p for l in wishes.languages for p in [p for p in good if p[0] == l][:wishes.n]]
-        if len(good)*2 >= wishes.n*len(wishes.languages): out[ids.index(i['id'])] = good
+        if all(sum(l == m for m, _ in good)*2 >= wishes.n for l in wishes.languages): out[ids.index(i['id'])] = good
     if not out:
         seen = f'{len(set(found) & set(ids))} of {len(ids)} ids'
         raise LLMBadResponse(f'no usable captions: {seen} came back; '
