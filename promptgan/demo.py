@@ -43,7 +43,7 @@ def load_data(
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
 # arguments of `text_gan_learner`
-DEMO_RECIPES = dict(emoji=dict(bs=16, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
+DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
 
 # %% ../nbs/17a_demo.ipynb #54986e49
 def _more_words(data, out, resume, say):

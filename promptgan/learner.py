@@ -43,7 +43,7 @@ class Batches:
         count:torch.Tensor,  # (n,) captions per picture
         z:int,               # width of the noise
         bs:int=32,           # pictures per step, over all processes together
-        family:int=4,        # pictures with similar words per family; 1: no hard wrong captions
+        family:int=1,        # pictures with similar words that stand together; 1: any pictures
         seed:int=0,
         # (p,e) embeddings of words without pictures; a quarter of bs is drawn from them in each step
         prompts:torch.Tensor|None=None,
@@ -53,9 +53,7 @@ class Batches:
         self.family = max(1, min(family, bs//2, n)); self.bs, self.z, self.seed = bs//self.family*self.family, z, seed
         self.imgs, self.emb, self.count, self.start = imgs, emb, count, count.cumsum(0) - count
         first = F.normalize(emb[self.start].float(), dim=1); self.per_epoch = max(1, n*1//self.bs)
-        k = min(n, 12)
-        self.near = None
-        if self.family > 1: self.near = torch.cat([(f @ first.T).topk(k).indices for f in first.split(512)])
+        k = min(n, 12); self.near = torch.cat([(f @ first.T).topk(k).indices for f in first.split(512)])
     def indices(self, step):
         "Picture numbers of a step: anchors walk through a permutation of the data, relatives are among the nearest 12"
         n, f, anchors = len(self.imgs), self.family, self.bs//self.family

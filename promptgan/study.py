@@ -38,7 +38,7 @@ class Arm:
 
 def _no_average(learn): learn.cbs = [c for c in learn.cbs if not isinstance(c, EMA)]
 
-def _random_wrong(learn): learn.batches.family, learn.batches.near = 1, None
+def _no_rivals(learn): learn.batches.near = None
 
 def _no_guess(learn):
     "Weights as they were before `start_from`"
@@ -105,7 +105,8 @@ ARMS = {
     'relativistic': Arm('loss', 'real against fake in pairs', dict(loss='rpgan')),
     'R1': Arm('loss', 'a smooth discriminator', tweak=_r1),
     'no wrong captions': Arm('words', 'are they needed beside the contest?', dict(wrong=0.)),
-    'random wrong captions': Arm('words', 'no similar pictures in a batch, no rivals', tweak=_random_wrong),
+    'no rivals': Arm('words', 'the contest has the captions of the batch only', tweak=_no_rivals),
+    'similar pictures together': Arm('words', 'batches of families of four, wrong captions from the family', dict(family=4)),
     'no contest': Arm('words', 'only wrong captions teach the words', dict(align=0.)),
     'no paired distance': Arm('pairs', 'only the game decides', dict(match=0.)),
     'no blurred L1': Arm('pairs', 'is the distance inside the discriminator enough?', dict(pixel=0.)),
@@ -186,14 +187,15 @@ def run_study(
     say=print, **more, # of `run_arm`
 ) -> list[dict]:
     "Run what the file does not hold yet"
-    rows = load_study(path); have = {(r['arm'], r['seed'], round(r['minutes'])) for r in rows}
+    rows = load_study(path); have = {(r['arm'], r['seed'], round(r['minutes'])) for r in rows if 'base' not in r}
     todo = [(a, s) for s in seeds for a in (arms or ARMS) if (a, s, round(minutes)) not in have]
     if not todo: return rows
     data, exam = scenes(n, split='train'), scenes(prompts, seed=9, split='heldout')
     words = KnownWords(train_text_model(data))
     for arm, seed in todo:
         t0 = time.monotonic(); r = run_arm(arm, data, exam, words, minutes, seed, **more)
-        rows.append(r); write_json(path, rows); said = ', '.join(f'{k} {r[k]:.3f}' for k in _NUMBERS)
+        rows = [x for x in rows if 'base' not in x or x['arm'] != arm] + [r]; write_json(path, rows)
+        said = ', '.join(f'{k} {r[k]:.3f}' for k in _NUMBERS)
         say(f"{arm:24} seed {seed}: {said}; {r['images']:,} pictures ({time.monotonic()-t0:.0f} s)")
     return rows
 
@@ -205,12 +207,13 @@ def study_table(
     by = {}
     for r in rows: by.setdefault(r['arm'], []).append(r)
     mean = lambda rs, k: sum(r[k] for r in rs)/len(rs)
-    base = mean(by['default'], 'attribute_accuracy') if 'default' in by else None
+    def base(rs): return by.get(rs[0].get('base', 'default'))   # what this arm is one change of
     out = ['| arm | what changes | attributes | ± | to default | kind | all right | pictures | seeds |',
            '|:--|:--|--:|--:|--:|--:|--:|--:|--:|']
     for name, rs in sorted(by.items(), key=lambda kv: -mean(kv[1], 'attribute_accuracy')):
         acc = mean(rs, 'attribute_accuracy'); half = mean(rs, 'attribute_accuracy_high') - acc
-        diff = '' if base is None or name in ('default', 'only 32 pictures') else f'{acc-base:+.3f}'
+        own = None if name in ('default', 'only 32 pictures') else base(rs)
+        diff = f"{acc - mean(own, 'attribute_accuracy'):+.3f}" if own else ''
         out.append(f"| {name} | {ARMS[name].why} | {acc:.3f} | {half:.3f} | {diff} | {mean(rs, 'kind'):.3f} | "
                    f"{mean(rs, 'all_attributes_right'):.3f} | {round(mean(rs, 'images'), -2):,.0f} | {len(rs)} |")
     return '\n'.join(out)

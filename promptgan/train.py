@@ -85,6 +85,7 @@ def text_gan_learner(
     lr:float|None=None, # learning rate; None: the preset's
     lr_decay:str='cosine', # 'cosine', 'linear' or 'none', over the second half of the budget
     bs:int=32,          # pictures per step, over all processes
+    family:int=1,       # so many pictures with similar words stand together in a batch, see `Batches`
     seed:int=0,
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
@@ -117,9 +118,11 @@ def text_gan_learner(
     extra = words(list(prompts)) if prompts else None
     fresh = start is None and not (resume and out and (out/'checkpoints').exists())
     if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
-    batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, seed=seed, prompts=extra if extra is None else extra.cpu())
-    config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, seed=seed, recipe=asdict(recipe),
-                  data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(), prompts=len(prompts or []))
+    extra = extra if extra is None else extra.cpu()
+    batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra)
+    config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
+                  recipe=asdict(recipe), data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(),
+                  prompts=len(prompts or []))
     learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
                            precision=precision, config=config)
     learn.words, learn.data, learn.out = words, data, out
