@@ -24,7 +24,7 @@ def holding(word, folders, since=0.):
 def surroundings(tmp_path_factory):
     "No test reads a real key or writes into the home folder; the key that all of them find is in nothing that they leave behind"
     with pytest.MonkeyPatch.context() as patch:
-        for name in ('OPENAI_BASE_URL', 'IN_TEST'): patch.delenv(name, raising=False)
+        for name in ('OPENAI_BASE_URL', 'PROMPTGAN_LLM_MODEL', 'PROMPTGAN_PRICES', 'IN_TEST'): patch.delenv(name, raising=False)
         patch.setenv('OPENAI_API_KEY', CANARY); start = time.time() - 1
         patch.setenv('PROMPTGAN_HOME', os.environ.get('PROMPTGAN_HOME') or str(tmp_path_factory.mktemp('home')))
         patch.setenv('PYTHONPATH', os.pathsep.join(map(str, (OFFLINE, ROOT))))
@@ -56,3 +56,12 @@ def build_wheel(sources):
 def wheel(build_wheel, tmp_path_factory):
     "Path of the wheel"
     return build_wheel(tmp_path_factory.mktemp('wheel'))
+
+@pytest.fixture
+def serve():
+    "A function that starts a server with faults in a row (`script`) or at random; all are stopped at the end"
+    from faultserver import FaultServer
+    started = []
+    def start(*script, **kw): started.append(FaultServer(script=script, **kw).__enter__()); return started[-1]
+    yield start
+    for s in started: s.__exit__()

@@ -2,7 +2,6 @@
 import errno, json, os, signal, sqlite3, time
 import pytest
 from PIL import Image
-from faultserver import FaultServer
 from promptgan import batch
 from promptgan.album import LEDGER
 from promptgan.base import CaptionError, LLMError
@@ -11,18 +10,6 @@ from promptgan.bulk import caption_folder
 from promptgan.captions import ChatGPTCaptioner, TemplateCaptioner
 from promptgan.ledger import Ledger
 from promptgan.rewrite import ChatGPTRewriter
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    for name in ('OPENAI_BASE_URL', 'PROMPTGAN_LLM_MODEL', 'PROMPTGAN_PRICES'): monkeypatch.delenv(name, raising=False)
-
-@pytest.fixture
-def serve():
-    "A function that starts a server; all are stopped at the end"
-    started = []
-    def start(**kw): started.append(FaultServer(**kw).__enter__()); return started[-1]
-    yield start
-    for s in started: s.__exit__()
 
 def album(root, n=6):
     "A folder of `n` pictures; the label of each is its own"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from conftest import CANARY, OFFLINE, ROOT, holding
-from faultserver import LASTING, PASSING, FaultServer
+from faultserver import LASTING, PASSING
 from promptgan import bulk, ledger, llm, pipeline
 from promptgan.album import LEDGER, list_shots
 from promptgan.base import BudgetExceeded, CaptionError, InputError, LLMAuthError, LLMBadResponse, LLMError, LLMQuotaError, PromptganError
@@ -19,18 +19,6 @@ from tinymodel import tiny_words
 slow = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get('PROMPTGAN_SLOW'), reason='set PROMPTGAN_SLOW to run it')]
 SCHEMA = dict(type='object', properties=dict(items=dict(type='array')))
 QUESTION = json.dumps(dict(items=[dict(id='1', label='red circle')], captions_each=2))
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    for name in ('OPENAI_BASE_URL', 'PROMPTGAN_LLM_MODEL', 'PROMPTGAN_PRICES'): monkeypatch.delenv(name, raising=False)
-
-@pytest.fixture
-def serve():
-    "A function that starts a server; all are stopped at the end"
-    started = []
-    def start(*script, **kw): started.append(FaultServer(script=script, **kw).__enter__()); return started[-1]
-    yield start
-    for s in started: s.__exit__()
 
 @pytest.fixture
 def waits(monkeypatch):

@@ -12,10 +12,6 @@ from promptgan.rewrite import _SHOTS, ChatGPTRewriter, meanings, same_meaning
 from promptgan.wishes import Wishes, read_items, tidy
 from tinymodel import tiny_words
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    for name in ('OPENAI_API_KEY', 'OPENAI_BASE_URL', 'PROMPTGAN_LLM_MODEL', 'PROMPTGAN_PRICES'): monkeypatch.delenv(name, raising=False)
-
 # --- the meaning of a caption
 
 OTHER = '''
