@@ -115,10 +115,9 @@ def text_gan_learner(
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])
-    extra = words(list(prompts)) if prompts else None
+    extra = words(list(prompts)).cpu() if prompts else None
     fresh = start is None and not (resume and out and (out/'checkpoints').exists())
     if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
-    extra = extra if extra is None else extra.cpu()
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra)
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
                   recipe=asdict(recipe), data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(),

@@ -149,7 +149,8 @@ def test_a_closed_terminal_ends_the_app(pipe, tmp_path):
     pipe.save_pretrained(tmp_path/'model')
     line = [sys.executable, '-c', 'import promptgan.cli as c; c.main()', 'app', '--model', 'model', '--port', '0', '--no-browser']
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); line[-2] = str(s.getsockname()[1])
-    app = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True); tree = []
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)   # also where the tests themselves run under nohup
+    app = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True, preexec_fn=heard); tree = []
     try:
         assert select.select([app.stdout], [], [], 90)[0] and 'http' in app.stdout.readline()
         import psutil
