@@ -24,7 +24,7 @@ def elsewhere(wheel, tmp_path_factory):
     "A new virtual environment with the wheel in it: a function that runs one of its programs in an empty folder"
     base, lent = tmp_path_factory.mktemp('elsewhere'), tmp_path_factory.mktemp('lent')
     lend(lent)
-    venv.create(base/'venv', with_pip=True)
+    venv.create(base/'venv')
     at = lambda key: Path(sysconfig.get_path(key, 'venv', {'base': str(base/'venv'), 'platbase': str(base/'venv')}))
     (at('purelib')/'lent.pth').write_text(f'{lent}\n')
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | {'OMP_NUM_THREADS': '2'}
@@ -34,8 +34,11 @@ def elsewhere(wheel, tmp_path_factory):
         done = subprocess.run(cmd, cwd=base/'work', env=env, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0, f'{cmd}\n{done.stdout}\n{done.stderr}'
         return done.stdout
-    run('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', wheel, timeout=600)
-    run.folder = base/'work'
+    def install(*what):   # by the pip of these tests; bytecode is made for what is used
+        cmd = [sys.executable, '-m', 'pip', '--python', at('scripts')/'python', 'install', '--quiet', '--no-compile', *what]
+        done = subprocess.run(list(map(str, cmd)), env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+    install(wheel); run.install, run.folder = install, base/'work'
     return run
 
 def test_newest_versions_are_installed(elsewhere):
@@ -84,7 +87,7 @@ with FaultServer(script=['429', 'badjson', '500']) as s:
 
 def test_lowest_openai_captions_too(elsewhere):   # the newest is what all other tests use
     lowest = re.search(r'openai>=([\d.]+)', (ROOT/'settings.ini').read_text())[1]; old = elsewhere.folder/'old'
-    elsewhere('python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', old, f'openai=={lowest}')
+    elsewhere.install('--target', old, f'openai=={lowest}')
     few = elsewhere.folder/'few'; few.mkdir()
     for name in ('red', 'green', 'blue'): Image.new('RGB', (8, 8), name).save(few/f'{name}.png')
     version, captions, failed, asked = elsewhere('python', '-c', OLD_CLIENT.format(old=str(old), tests=str(ROOT/'tests'))).split()
