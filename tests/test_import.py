@@ -1,5 +1,5 @@
 "`import promptgan` is quick and leaves no trace"
-import os, socket, statistics, subprocess, sys
+import os, socket, subprocess, sys
 import pytest
 from conftest import OFFLINE, ROOT
 
@@ -20,8 +20,9 @@ print(time.perf_counter() - start)
 '''
 
 def test_import_is_quick(tmp_path):
-    seconds = [float(python(TIME, tmp_path)) for _ in range(3)]
-    assert statistics.median(seconds) < 1.5, seconds
+    seconds = []   # other programs make an import slow, none makes it quick: up to three tries
+    while not seconds or (min(seconds) >= 1.5 and len(seconds) < 3): seconds.append(float(python(TIME, tmp_path)))
+    assert min(seconds) < 1.5, seconds
 
 TRACE = '''
 import sys, torch, torchvision
