@@ -56,6 +56,16 @@ def test_hostile_prompt_is_text_in_every_output(kernel):
     data = out[-1]['data']; assert 'application/vnd.jupyter.widget-view+json' in data
     page = data['text/html']; assert '<script' not in page and '</title' not in page and '&lt;script&gt;x&lt;/script&gt;' in page and 'root:' not in page
 
+def test_lesson_runs_as_a_person_runs_it():
+    "By nbclient, in a real kernel: every cell ends well, and widgets leave pictures for readers without a kernel"
+    import nbformat
+    from conftest import ROOT
+    from nbclient import NotebookClient
+    nb = nbformat.read(ROOT/'nbs'/'tutorials'/'03_play.ipynb', 4)
+    NotebookClient(nb, timeout=120, resources=dict(metadata=dict(path=str(ROOT/'nbs'/'tutorials')))).execute()
+    pages = [o['data']['text/html'] for c in nb.cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    assert sum('<img' in p for p in pages) >= 2 and not any('<script' in p for p in pages)
+
 # --- without ipywidgets: the same objects, steered by a program, and seen as plain HTML
 
 @pytest.fixture
