@@ -67,19 +67,22 @@ def scenes(
     size:int=64,     # side in pixels
     seed:int=0,      # another seed, other pictures
     split:str|None=None, # 'train' or 'heldout'; None: n training pictures and n//20 (at least 200) held-out ones
+    brief:int=0,     # so many more captions in each language that leave out what is as usual, see `describe`
 ) -> TextImageData:  # with attrs time, weather, ground (n,), kind, colour, size (n,6)
     "Drawn scenes with exact attributes and captions in two languages; 'heldout' are combinations never trained on"
     if split is None:
-        a, b = scenes(n, size, seed, 'train'), scenes(max(200, n//20), size, seed, 'heldout')
+        a, b = scenes(n, size, seed, 'train', brief), scenes(max(200, n//20), size, seed, 'heldout', brief)
         return TextImageData(torch.cat([a.imgs, b.imgs]), a.captions + b.captions, a.split + b.split, a.names + b.names,
                              {k: torch.cat([a.attrs[k], b.attrs[k]]) for k in a.attrs}, a.info, a.langs + b.langs)
     if split not in ('train', 'heldout'):
         raise InputError(f"scenes: split {split!r} does not exist: choose 'train' or 'heldout'")
-    if not (1 <= n <= 10**6 and 16 <= size <= 512):
-        raise InputError(f'scenes: n={n}, size={size}: n is 1 to 1,000,000, size 16 to 512')
+    if not (1 <= n <= 10**6 and 16 <= size <= 512 and 0 <= brief <= 20):
+        raise InputError(f'scenes: n={n}, size={size}, brief={brief}: '
+                         'n is 1 to 1,000,000, size 16 to 512, brief 0 to 20')
     imgs = _cached(n, size, seed, split)
     rss = [_source(seed, split, i) for i in range(n)]; made = [random_scene(rs, split == 'heldout') for rs in rss]
-    caps = [scene_captions(s, np.random.default_rng([seed, split == 'heldout', i, 1])) for i, s in enumerate(made)]
+    chance = lambda i: np.random.default_rng([seed, split == 'heldout', i, 1])
+    caps = [scene_captions(s, chance(i), brief=brief) for i, s in enumerate(made)]
     info = dict(name='scenes', licence='Apache-2.0 (drawn by promptgan)', languages=['en', 'zh'], kinds=draw.KINDS,
                 colours=list(draw.COLOURS),
                 split_rule='held out: 12 pairs of kind and colour, 8 pairs of kinds')

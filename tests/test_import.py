@@ -25,42 +25,34 @@ def test_import_is_quick(tmp_path):
     assert min(seconds) < 1.5, seconds
 
 TRACE = '''
-import sys, torch, torchvision
+import random, sys, torch, torchvision, numpy as np
 seen = []
 def hook(event, args):
     if event.startswith('socket.') and event != 'socket.gethostname': seen.append(event)
     if event in ('os.mkdir', 'os.rename', 'os.remove', 'os.truncate', 'subprocess.Popen', 'os.system'): seen.append((event, str(args)))
     if event == 'open' and set(str(args[1])) & set('wax+') and args[0] != '/dev/null': seen.append((event, str(args)))
+state = lambda: (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
+before = state()
 sys.addaudithook(hook)
 import promptgan
 for name in getattr(promptgan, '__all__', []): getattr(promptgan, name)
 seen, found = [], list(seen)
-print(found)
+print(found, state() == before)
+import socket
+socket.socket().close(); open('x', 'w').close()   # would it be noticed?
+print(seen)
 '''
 
-def test_import_opens_no_socket_and_writes_no_file(tmp_path):
-    assert python(TRACE, tmp_path).strip() == '[]'
-    assert list(tmp_path.iterdir()) == []
-
-def test_trace_would_notice(tmp_path):
-    bad = TRACE.replace('import promptgan\n', "import promptgan, socket; socket.socket().close(); open('x', 'w').close()\n")
-    found = python(bad, tmp_path)
-    assert 'socket.__new__' in found and "'x'" in found
+def test_import_opens_no_socket_writes_no_file_and_leaves_global_random_state_alone(tmp_path):
+    found, would = python(TRACE, tmp_path).splitlines()
+    assert found == '[] True' and 'socket.__new__' in would and "'x'" in would
+    assert [p.name for p in tmp_path.iterdir()] == ['x']
 
 def test_import_without_home_in_a_folder_one_cannot_write(tmp_path):
     tmp_path.chmod(0o555)
     try: assert 'version' in python("import promptgan; print('version', promptgan.__version__)", tmp_path, HOME='/nonexistent')
     finally: tmp_path.chmod(0o755)
     assert list(tmp_path.iterdir()) == []
-
-def test_import_leaves_global_random_state_alone(tmp_path):
-    code = '''
-import random, torch, numpy as np
-state = lambda: (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
-before = state()
-import promptgan
-print(state() == before)'''
-    assert python(code, tmp_path).strip() == 'True'
 
 def test_tests_cannot_reach_the_network():
     with socket.socket() as s, pytest.raises(OSError, match='do not use the network'): s.connect(('192.0.2.1', 80))

@@ -41,19 +41,14 @@ def elsewhere(wheel, tmp_path_factory):
     install(wheel); run.install, run.folder = install, base/'work'
     return run
 
-def test_newest_versions_are_installed(elsewhere):
-    code = "import fastcore, promptgan, torch; from importlib.metadata import version; print(version('fastcore'), promptgan.__file__)"
-    fastcore, file = elsewhere('python', '-c', code).split()
-    assert int(fastcore.split('.')[0]) >= 2
-    assert Path(file).is_relative_to(elsewhere.folder.parent)
-
-def test_all_modules_import(elsewhere):
+def test_all_modules_import_with_the_newest_versions(elsewhere):
     code = '''
 import importlib, pkgutil, promptgan
 names = [m.name for m in pkgutil.walk_packages(promptgan.__path__, 'promptgan.')]
 for n in names: importlib.import_module(n)
-print(len(names))'''
-    assert int(elsewhere('python', '-c', code)) > 3
+print(len(names), importlib.metadata.version('fastcore'), promptgan.__file__)'''
+    modules, fastcore, file = elsewhere('python', '-c', code).split()
+    assert int(modules) > 3 and int(fastcore.split('.')[0]) >= 2 and Path(file).is_relative_to(elsewhere.folder.parent)
 
 def test_info(elsewhere):
     from promptgan import __version__
@@ -63,7 +58,7 @@ def test_train_and_generate(elsewhere):
     photos = elsewhere.folder/'photos'; photos.mkdir()
     for name in ('red', 'green', 'blue', 'yellow'):
         for i in range(3): Image.new('RGB', (70, 64), name).point(lambda v: max(0, v - i)).save(photos/f'{name}{i}.png'); (photos/f'{name}{i}.txt').write_text(f'a {name} field')
-    elsewhere('promptgan', 'train', 'photos', '--preset', 'nano', '--minutes', 0.05, '--out', 'run', '--seed', 0)
+    elsewhere('promptgan', 'train', 'photos', '--preset', 'nano', '--minutes', 0.02, '--out', 'run', '--seed', 0)
     assert (elsewhere.folder/'run'/'config.json').exists()
     elsewhere('promptgan', 'generate', 'a red field', '--model', 'run', '--n', 2, '--seed', 0, '--out', 'pictures')
     pictures = [Image.open(p) for p in (elsewhere.folder/'pictures').rglob('*.png')]
@@ -87,7 +82,7 @@ with FaultServer(script=['429', 'badjson', '500']) as s:
 
 def test_lowest_openai_captions_too(elsewhere):   # the newest is what all other tests use
     lowest = re.search(r'openai>=([\d.]+)', (ROOT/'settings.ini').read_text())[1]; old = elsewhere.folder/'old'
-    elsewhere.install('--target', old, f'openai=={lowest}')
+    elsewhere.install('--target', old, '--no-deps', f'openai=={lowest}', 'httpx', 'httpcore', 'h11', 'certifi', 'distro')   # what it has and the newest has not
     few = elsewhere.folder/'few'; few.mkdir()
     for name in ('red', 'green', 'blue'): Image.new('RGB', (8, 8), name).save(few/f'{name}.png')
     version, captions, failed, asked = elsewhere('python', '-c', OLD_CLIENT.format(old=str(old), tests=str(ROOT/'tests'))).split()
