@@ -64,6 +64,11 @@ _Include = Annotated[Optional[list[str]], typer.Option(help='Words that each cap
 _Avoid = Annotated[Optional[list[str]], typer.Option(help='Words that none may hold.')]
 _Template = Annotated[str, typer.Option(help='With {name}, {folder}, {label} and {caption} itself.')]
 _Text = Annotated[str, typer.Option(help='Put there in each caption.')]
+_Notes = Annotated[str, typer.Option(help='Anything else the model should know or do.')]
+_Keep = Annotated[Optional[list[str]], typer.Option(help='For --rewrite: further words that must survive.')]
+_Hints = Annotated[bool, typer.Option(help='Send labels and captions by people along.')]
+_PerCall = Annotated[Optional[int], typer.Option(min=1, max=50, help='Per question: 1; 8 with --rewrite.')]
+_Side = Annotated[int, typer.Option(min=32, max=2048, help='Longest side of the pictures that are sent.')]
 _Limit = Annotated[Optional[int], typer.Option(min=1, help='Only so many pictures.')]
 _Replace = Annotated[bool, typer.Option('--replace', help='Take away captions of earlier runs, not those by hand.')]
 _Retry = Annotated[bool, typer.Option('--retry-failed', help='Also what failed or was refused before.')]
@@ -74,17 +79,19 @@ _Batch = Annotated[Optional[Batch], typer.Option(help='Half the price within a d
 def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in any usual layout.')],
             n:Annotated[int, typer.Option('--n', min=1, max=50, help='Captions per picture and language.')]=4,
             max_words:_Words=20, language:_Language=None, style:_Style=None, include:_Include=None, avoid:_Avoid=None,
-            prefix:_Text='', suffix:_Text='', template:_Template='{caption}', model:_LLM=None, base_url:_URL=None,
+            prefix:_Text='', suffix:_Text='', template:_Template='{caption}', notes:_Notes='', keep:_Keep=None,
+            hints:_Hints=True, side:_Side=512, model:_LLM=None, base_url:_URL=None,
             workers:Annotated[int, typer.Option(min=1, max=256, help='Questions at the same time.')]=8,
-            per_call:Annotated[int, typer.Option(min=1, max=50, help='Pictures in one question.')]=1,
+            per_call:_PerCall=None,
             rpm:_Minute=None, tpm:_Minute=None, max_usd:_Usd=1., max_calls:_Calls=None, dry_run:_Dry=False,
             retry_failed:_Retry=False, rewrite:_Rewrite=False, shots:_Shots=0, temperature:_Warm=None,
             offline:_Offline=False, limit:_Limit=None, replace:_Replace=False, batch:_Batch=None, yes:_Yes=False):
     "Write captions for a folder of pictures into its metadata.jsonl; may be stopped and started again."
     from promptgan import bulk
-    cap = _captioner(rewrite, offline, shots, n=n, max_words=max_words, language=language or 'English', style=style,
-                     include=include or (), avoid=avoid or (), prefix=prefix, suffix=suffix, template=template,
-                     model=model, base_url=base_url, per_call=per_call, temperature=temperature)
+    cap = _captioner(rewrite, offline, dict(shots=shots, keep=keep or ()), n=n, max_words=max_words, style=style,
+                     language=language or 'English', include=include or (), avoid=avoid or (), prefix=prefix,
+                     suffix=suffix, template=template, notes=notes, hints=hints, side=side, model=model,
+                     base_url=base_url, per_call=per_call or 1 + 7*rewrite, temperature=temperature)
     if batch and not cap.chat: raise typer.BadParameter('--batch asks a model: leave out --offline')
     if batch and dry_run and batch != Batch.submit: raise typer.BadParameter('--dry-run goes with --batch submit only')
     if batch and not (dry_run and batch == Batch.submit):
@@ -96,7 +103,7 @@ def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in a
                                       limit=limit, replace=replace, progress=sys.stderr.isatty()))
 
 # %% ../nbs/18a_captioncli.ipynb #698b82ba
-def _captioner(rewrite, offline, shots, style, **kwargs):
+def _captioner(rewrite, offline, more, style, **kwargs):
     "The captioner that the options describe"
     if offline:
         from promptgan.captions import TemplateCaptioner
@@ -105,7 +112,7 @@ def _captioner(rewrite, offline, shots, style, **kwargs):
     if style: kwargs['style'] = style
     if rewrite:
         from promptgan.rewrite import ChatGPTRewriter
-        return ChatGPTRewriter(shots=shots, **kwargs)
+        return ChatGPTRewriter(**more, **kwargs)
     from promptgan.captions import ChatGPTCaptioner
     return ChatGPTCaptioner(**kwargs)
 
@@ -118,7 +125,7 @@ def _batch(what, folder, cap, max_usd, max_calls, limit, yes):
         for id, n in jobs.items(): _say(f'{id}: {n:,} pictures; --batch status says when to --batch collect')
         if not jobs: _say('nothing to do')
     elif what == Batch.status:
-        for id, s in batch.batch_status(folder, cap).items():
+        for id, s in batch.status(folder, cap).items():
             why = f"; {_line(s['why'])}" if s.get('why') else ''
             _say(f"{id}: {s['status']}, {s['completed']:,} of {s['n']:,} done{why}")
     else: _report(batch.collect(folder, cap))
@@ -140,6 +147,8 @@ def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
             out:Annotated[Optional[Path], typer.Option(help='File to write; the terminal by default.')]=None,
             overwrite:Annotated[bool, typer.Option('--overwrite', help='Replace the file.')]=False,
             max_words:_Words=15, language:Annotated[str, typer.Option(help='Of the prompts.')]='English',
+            strict:Annotated[bool, typer.Option(help='With --for: leave out prompts with unknown words.')]=True,
+            per_call:Annotated[int, typer.Option(min=1, max=100, help='Prompts in one question.')]=25,
             model:_LLM=None, base_url:_URL=None, max_usd:_Usd=1., max_calls:_Calls=None, dry_run:_Dry=False,
             yes:_Yes=False):
     "Let ChatGPT invent different, drawable prompts, one a line, for `train --prompts`."
@@ -155,5 +164,5 @@ def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
     typer.echo(f'{n:,} prompts from {chat.model}: {_prompts_cost(chat.price, n, max_words, words)}', err=True)
     if dry_run: return
     _agree(chat, max_usd, max_calls, yes)
-    lines = write_prompts(topic, n, words, max_words=max_words, language=language, save=out, chat=chat)
+    lines = write_prompts(topic, n, words, strict, max_words, language, out, per_call, chat=chat)
     _say(f'{len(lines):,} prompts in {out}' if out else '\n'.join(lines))

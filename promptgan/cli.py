@@ -196,7 +196,10 @@ def _grounded(pipe, prompts):
     "The prompts in words that the model knows, each told"
     from promptgan.llm import ChatGPT
     from promptgan.prompts import ground_prompt
-    chat = ChatGPT(max_calls=8*len(prompts)); found = [ground_prompt(pipe, p, chat) for p in prompts]
+    n = 8*len(prompts); chat = ChatGPT(max_calls=n)
+    cost = f', {chat.price.usd(6000*n, 200*n):.3f} USD at most' if chat.price else ''
+    typer.echo(f'words by {chat.model} at {chat.host}: up to {n} calls{cost}', err=True)
+    found = [ground_prompt(pipe, p, chat) for p in prompts]
     for g in found: typer.echo(f'{_line(g.prompt)} -> {_line(g.text)} ({g.by})', err=True)
     return [g.text for g in found]
 

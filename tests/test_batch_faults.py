@@ -5,7 +5,7 @@ from PIL import Image
 from promptgan import batch
 from promptgan.album import LEDGER
 from promptgan.base import CaptionError, LLMError
-from promptgan.batch import batch_status, collect, submit
+from promptgan.batch import collect, submit
 from promptgan.bulk import caption_folder
 from promptgan.captions import ChatGPTCaptioner, TemplateCaptioner
 from promptgan.ledger import Ledger
@@ -29,7 +29,7 @@ def ledger(folder):
 
 def finished(folder, cap):
     "Let the server work through all batches"
-    for _ in range(2): status = batch_status(folder, cap)
+    for _ in range(2): status = batch.status(folder, cap)
     return status
 
 def killed(monkeypatch, word, nth, do):
@@ -154,11 +154,11 @@ def test_killed_while_collecting(word, nth, serve, tmp_path, monkeypatch):
 def test_a_batch_that_is_gone_does_not_block_the_others(serve, tmp_path):
     s = serve(); cap = captioner(s); folder = album(tmp_path); first, second = submit(folder, cap, max_mb=.0055)
     finished(folder, cap); kept = ledger(folder)[1]; del s.batches[first]
-    status = batch_status(folder, cap); assert (status[first]['status'], status[second]['status']) == ('lost', 'completed')
+    status = batch.status(folder, cap); assert (status[first]['status'], status[second]['status']) == ('lost', 'completed')
     r = collect(folder, cap); n = len(r.captions)
     assert 0 < n < 6 and r.stopped == f'{6 - n} in {first} (lost)' and ledger(folder)[0] == dict(done=n)
     assert r.usd < ledger(folder)[1] < kept                                     # what it cost is not known
-    assert 'does not know' in batch_status(folder, cap)[first]['why'] and collect(folder, cap).stopped == ''
+    assert 'does not know' in batch.status(folder, cap)[first]['why'] and collect(folder, cap).stopped == ''
     assert caption_folder(folder, cap, progress=False).new == 6 - n and r.usd < ledger(folder)[1]
 
 def test_answers_that_are_gone(serve, tmp_path):
@@ -177,7 +177,7 @@ def test_a_batch_of_another_server_is_not_lost(serve, tmp_path):
 @pytest.mark.parametrize('status', [500, 502, 503, 409])
 def test_an_error_at_the_start_is_no_proof_that_nothing_started(status, serve, tmp_path):
     s = serve(starts=[status]); cap = captioner(s); folder = album(tmp_path)
-    with pytest.raises(LLMError, match='perhaps batch new-.* was started: batch_status looks for it'): submit(folder, cap)
+    with pytest.raises(LLMError, match='perhaps batch new-.* was started: status looks for it'): submit(folder, cap)
     assert ledger(folder)[0] == dict(batch=6) and ledger(folder)[1] > 0 and submit(folder, cap) == {} and len(s.batches) == 1
     assert list(finished(folder, cap)) == ['batch_1'] and collect(folder, cap).new == 6
 
@@ -191,13 +191,13 @@ def test_a_batch_is_found_behind_many_others(others, pages, serve, tmp_path):
     s = serve(starts=[500]); cap = captioner(s); folder = album(tmp_path, 2)
     with pytest.raises(LLMError): submit(folder, cap)
     for i in range(others): s.start_batch(dict(input_file_id='file-1', endpoint='/v1/chat/completions', metadata=None))
-    assert list(batch_status(folder, cap)) == ['batch_1'] and s.pages == pages
+    assert list(batch.status(folder, cap)) == ['batch_1'] and s.pages == pages
 
 def test_the_search_for_a_batch_ends(serve, tmp_path, monkeypatch):
     s = serve(starts=[500]); cap = captioner(s); folder = album(tmp_path, 2)
     with pytest.raises(LLMError): submit(folder, cap)
     jobs = [dict(b, metadata=None) for b in s.batches.values()]; monkeypatch.setattr(s, 'page', lambda q: dict(object='list', data=jobs))   # knows no pages
-    assert [b['status'] for b in batch_status(folder, cap).values()] == ['lost'] and ledger(folder)[0] == dict(batch=2)
+    assert [b['status'] for b in batch.status(folder, cap).values()] == ['lost'] and ledger(folder)[0] == dict(batch=2)
     monkeypatch.setattr(s, 'page', lambda q: {}['no list'])   # 404
     (id, state), = ledger(folder)[2].items(); book = Ledger(folder/LEDGER); book.batch(id, dict(state, time=time.time() - 3700)); book.close()
     assert 'lost' in collect(folder, cap).stopped and ledger(folder)[0] == {}
@@ -206,7 +206,7 @@ def test_why_a_batch_failed(serve, tmp_path):
     s = serve(); cap = captioner(s); folder = album(tmp_path); (id,) = submit(folder, cap)
     why = 'Enqueued token limit reached.'; error = dict(code='token_limit_exceeded', line=None, message=why, param=None)
     s.batches[id].update(status='failed', errors=dict(object='list', data=[error, error]))
-    assert batch_status(folder, cap)[id] == dict(status='failed', n=6, completed=0, failed=0, why=why)
+    assert batch.status(folder, cap)[id] == dict(status='failed', n=6, completed=0, failed=0, why=why)
     assert collect(folder, cap).stopped == f'6 in {id} (failed: {why})' and ledger(folder)[:2] == ({}, 0)
     assert collect(folder, cap).stopped == '' and caption_folder(folder, cap, progress=False).new == 6
 
@@ -223,5 +223,5 @@ def test_a_file_has_so_many_lines_at_most(most, parts, serve, tmp_path, monkeypa
 def test_a_ledger_elsewhere(serve, tmp_path):
     s = serve(); cap = captioner(s); folder, elsewhere = album(tmp_path/'a', 2), tmp_path/'b.sqlite'
     assert list(submit(folder, cap, ledger=elsewhere).values()) == [2]
-    for _ in range(2): batch_status(folder, cap, ledger=elsewhere)
+    for _ in range(2): batch.status(folder, cap, ledger=elsewhere)
     assert collect(folder, cap, ledger=elsewhere).new == 2 and not (folder/LEDGER).exists()
