@@ -99,7 +99,7 @@ def heat_line(
 # %% ../nbs/17g_attention.ipynb #8967bfdd
 class WordAttention(Frame):
     "Which words of a prompt matter"
-    title = 'Attention to words'
+    title, first = 'Attention to words', 'look'
     def __init__(self,
         pipe,        # `TextToImagePipeline`, or what `from_pretrained` takes
         prompt=None, # an example if None

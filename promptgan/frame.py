@@ -122,6 +122,7 @@ _STYLE = f'''<style>
 class Frame:
     "Controls around plain functions; see the notebook `frame`"
     title, keys = 'promptgan', {}   # what is above it; {key: name of the method that it calls}
+    first = None                    # name of the method to show at once where nothing can be clicked
     def __init__(self):
         self.kit, self.stopping, self.error = _ipywidgets(), threading.Event(), None
         self.jobs, self.thread, self._lock, self._burst = 0, None, threading.Lock(), (None, 0.)
@@ -248,6 +249,7 @@ def to_html(self:Frame) -> str:
 @patch
 def _repr_mimebundle_(self:Frame, include=None, exclude=None):
     "For Jupyter: the controls where there are any, the plain look for everyone else"
+    if self.box is None and self.first and not self.jobs: self.guard(getattr(self, self.first)); self.wait()
     out = {'text/plain': repr(self), 'text/html': self.to_html()}
     if self.box is not None:
         view = dict(version_major=2, version_minor=0, model_id=self.box.model_id)

@@ -90,7 +90,7 @@ def save_gif(
 # %% ../nbs/17c_interpolation.ipynb #c6f8c891
 class Interpolation(Frame):
     "Two prompts, two seeds, and everything between"
-    title = 'Interpolation'
+    title, first = 'Interpolation', 'draw'
     def __init__(self,
         pipe,          # `TextToImagePipeline`, or what `from_pretrained` takes
         a=None, b=None, # prompts to begin with; examples if None

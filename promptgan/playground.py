@@ -124,7 +124,7 @@ def example_prompts(
 # %% ../nbs/17b_playground.ipynb #818c2b62
 class Playground(Frame):
     "Prompt, seed and pictures: draw, look, save, and copy the code"
-    title = 'Playground'
+    title, first = 'Playground', 'generate'
     def __init__(self,
         pipe,            # `TextToImagePipeline`, or what `from_pretrained` takes
         prompt=None,     # to begin with; an example if None

@@ -66,6 +66,22 @@ def test_lesson_runs_as_a_person_runs_it():
     pages = [o['data']['text/html'] for c in nb.cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     assert sum('<img' in p for p in pages) >= 2 and not any('<script' in p for p in pages)
 
+ALONE = """
+import sys; sys.modules['ipywidgets'] = sys.modules['anywidget'] = None; sys.path.append({tests!r})   # as if not installed
+from promptgan.widgets import CaptionReview, DatasetBrowser, Interpolation, Playground, WordAttention
+from tinymodel import tiny_pipeline
+pipe, data = tiny_pipeline(64)"""
+
+def test_a_new_process_without_ipywidgets_makes_a_page_by_nbconvert():
+    import nbformat
+    from nbclient import NotebookClient
+    convert = pytest.importorskip('nbconvert')
+    cells = [ALONE.format(tests=str(Path(__file__).parent)), 'Playground(pipe)', "Interpolation(pipe, 'a red square', 'a blue square')",
+             'DatasetBrowser(data)', "WordAttention(pipe, 'a red square')"]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]); NotebookClient(nb, timeout=120).execute()
+    assert all('<img' in c.outputs[-1]['data']['text/html'] for c in nb.cells[1:])
+    page = convert.HTMLExporter(template_name='basic').from_notebook_node(nb)[0]; assert page.count('<img') >= 4
+
 # --- without ipywidgets: the same objects, steered by a program, and seen as plain HTML
 
 @pytest.fixture
@@ -94,9 +110,8 @@ def test_review_without_ipywidgets(plain, tmp_path):
 def test_attention_without_ipywidgets(plain):
     from promptgan.widgets import WordAttention
     from tinymodel import tiny_pipeline
-    look = WordAttention(tiny_pipeline(64)[0], 'a red house'); assert 'ready' in shown(look)
-    look.go.click(); assert look.wait(60) and look.message == '3 words'
-    page = shown(look); assert page.count('<img') == 4 and 'without &quot;red&quot;' in page
+    look = WordAttention(tiny_pipeline(64)[0], 'a red house'); page = shown(look)       # at once: nothing can be clicked
+    assert look.message == '3 words' and look.jobs == 1 and page.count('<img') == 4 and 'without &quot;red&quot;' in page
     look.prompt.value = 'a <script>x</script> house'; look.go.click(); look.wait(60); assert '<script' not in shown(look)
 
 def test_chooser_without_ipywidgets(plain, monkeypatch, tmp_path):
