@@ -17,5 +17,5 @@ for name in a.presets:
     recipe = Recipe(**RECIPES.get(name, {}).get('recipe', {})); batches = Batches(imgs, emb, torch.ones(256, dtype=torch.long), G.z, a.bs)
     learn = GANLearner(G, D, batches, recipe, device=device).fit(steps=3); learn.seconds = learn.images = 0
     learn.fit(minutes=a.seconds/60); img_s = learn.images/learn.seconds; gc, dc = (c.total()[1] for c in summary(learn.G, learn.D))
-    mflop, rate = 3*gc + 8*dc, conv_rate(precision, device); base = base or img_s
+    mflop, rate = 3*gc + 7*dc, conv_rate(precision, device); base = base or img_s
     print(f'{name:8} {img_s:7.1f} img/s  {img_s/base:5.2f}x  {mflop:7.0f} MFLOP/picture  {img_s*mflop/1e3:6.0f} of {rate:6.0f} GFLOP/s ({img_s*mflop/1e3/rate:.0%})')

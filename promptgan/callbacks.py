@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from .checkpoint import CheckpointManager, load_tree, state_tree
-from .core import read_json, write_json
+from .core import atomic_write, read_json, write_json
 from .layers import world_size
 
 # %% ../nbs/10_callbacks.ipynb #36b3c1d4
@@ -45,7 +45,7 @@ class Recorder:
                 except ValueError: pass                              # a line cut by a crash
         if old and learn.rank == 0:
             self.rows = [r for r in old if r['step'] <= learn.step]    # what came after the checkpoint happens again
-            self.path.write_text(''.join(json.dumps(r) + '\n' for r in self.rows), encoding='utf8')
+            atomic_write(self.path, ''.join(json.dumps(r) + '\n' for r in self.rows).encode())
     def after_step(self, learn):
         "After each step"
         for k, v in learn.logs.items(): self.sums[k] = self.sums.get(k, 0) + v

@@ -7,7 +7,7 @@ __all__ = ['app', 'Preset', 'Decay', 'Numbers', 'slug', 'demo', 'read_prompts', 
            'generate', 'interpolate', 'check', 'info', 'main', 'train_main']
 
 # %% ../nbs/18_cli.ipynb #155f7dd1
-import math, os, re, shlex, signal, sys, traceback, unicodedata, warnings
+import math, os, re, shlex, signal, sys, time, traceback, unicodedata, warnings
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -37,7 +37,7 @@ def _finite(value:Optional[float]):
 
 def _number(low, high, help): return typer.Option(min=low, max=high, help=help, callback=_finite)
 
-_Minutes = Annotated[float, _number(.01, 100_000, 'Minutes for text encoder and GAN together.')]
+_Minutes = Annotated[float, _number(.01, 10_000, 'Minutes for text encoder and GAN together.')]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32-1, help='Seed of everything random.')]
 _Preset = Annotated[Preset, typer.Option(help='Pair of networks.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on with the run in --out; the budget is added.')]
@@ -96,9 +96,9 @@ def _budget(minutes, kimg, epochs, n):
 # %% ../nbs/18_cli.ipynb #fa895a64
 @app.command(epilog='Example: promptgan train photos --preset small --minutes 30 --out runs/photos')
 def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Preset.small,
-          from_:Annotated[Optional[str], typer.Option('--from', help='Fine-tune this run or pipeline folder.')]=None,
+          from_:Annotated[Optional[str], typer.Option('--from', help='Fine-tune a run, folder or shipped model.')]=None,
           size:Annotated[Optional[int], typer.Option(min=16, max=512, help="Side of the pictures; the preset's.")]=None,
-          minutes:Annotated[Optional[float], _number(.01, 100_000, 'Budget in minutes.')]=None,
+          minutes:Annotated[Optional[float], _number(.01, 100_000, 'Budget in minutes, words too.')]=None,
           kimg:Annotated[Optional[float], _number(.001, 1e7, 'Budget in thousands of pictures.')]=None,
           epochs:Annotated[Optional[float], _number(.001, 1e6, 'Budget in passes over the data; 10.')]=None,
           batch_size:Annotated[int, typer.Option(min=2, max=4096, help='Pictures per step, over all processes.')]=32,
@@ -117,9 +117,11 @@ def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Pres
     from promptgan.train import text_gan_learner
     lines = read_prompts(prompts) if prompts else None; out = out or Path('runs')/slug(Path(data).resolve().name)
     pictures = load_data(data, size or _size(from_) or PRESETS[preset.value]['size'], seed); _say(repr(pictures))
+    start = time.monotonic()
     learn = text_gan_learner(pictures, preset.value, out=out, from_=from_, lr=lr, lr_decay=lr_decay.value,
                              bs=batch_size, seed=seed, device=device, precision=precision.value, prompts=lines,
                              save_steps=save_every, resume=resume, log=_say)
+    if minutes is not None: minutes = max(.1*minutes, minutes - (time.monotonic() - start)/60)  # words count, too
     learn.fit(**_budget(minutes, kimg, epochs, len(pictures.train)), resume=resume)
     if learn.stop: _say(f'stopped at step {learn.step}, all saved in {out}; --resume goes on'); _end(learn.stop)
     _say(f'{learn.images:,} pictures seen in {learn.step:,} steps')
@@ -224,7 +226,7 @@ def generate(prompts:Annotated[list[str], typer.Argument(metavar='PROMPT...', he
 
 # %% ../nbs/18_cli.ipynb #9f973c1e
 @app.command(epilog='Example: promptgan interpolate runs/demo "red heart" "green apple"')
-def interpolate(model:Annotated[str, typer.Argument(help='Run or pipeline folder.')],
+def interpolate(model:Annotated[str, typer.Argument(help='Run, pipeline folder or shipped model.')],
                 a:Annotated[str, typer.Argument(help='The first prompt.')],
                 b:Annotated[str, typer.Argument(help='The last prompt.')],
                 steps:Annotated[int, typer.Option(min=2, max=100, help='Pictures, both ends included.')]=8,
@@ -242,7 +244,7 @@ def interpolate(model:Annotated[str, typer.Argument(help='Run or pipeline folder
 def check(folder:Annotated[str, typer.Argument(help='Folder of pictures with captions.')]):
     "Say what a folder holds and which pictures cannot be used, and why; status 1 if there are any."
     from promptgan.check import check_folder
-    report = check_folder(folder); typer.echo(str(report))
+    report = check_folder(folder); typer.echo('\n'.join(report.lines(most=10**9)))
     if not report.ok: raise typer.Exit(1)
 
 def _facts():

@@ -12,7 +12,7 @@ import torch
 from .core import InputError, LLMError, read_json, show_grid, write_json
 from .data import TextImageData
 from .datasets import emoji, scenes
-from .metrics import evaluate
+from .metrics import evaluate, heard
 from .report import write_report
 from .train import text_gan_learner
 
@@ -57,17 +57,26 @@ def _more_words(data, out, resume, say):
     tell(f'{sum(map(len, data.train.captions)):,} captions to learn from'); return data
 
 # %% ../nbs/17a_demo.ipynb #c301e804
+def _exam_data(data, words, say):
+    "Pictures whose words can be drawn: held-out ones, else a validation part, else those of the training"
+    never = 'training never saw'
+    for name, d in ((never, data.heldout), (never, data.valid), ('training saw', data.train)):
+        known = d.subset(i for i, cs in enumerate(d.captions) if heard(words, cs[0]))
+        if len(known) > 1: break
+    if lost := len(d) - len(known): say(f'exam      {lost} pictures left out: no word of theirs was learned')
+    say(f'exam      up to {len(known)} prompts that {name}' if len(known) > 1 else 'exam      too few pictures for one')
+    return known
+
 def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0):
     "Final pictures, numbers and report"
     pipe = learn.pipeline()
     final = pipe(prompts, num_images_per_prompt=2, generator=torch.Generator().manual_seed(seed))
     show_grid(final.images, [p for p in prompts for _ in range(2)], ncol=8, scale=2).save(out/'final.png')
-    exam = next(d for d in (data.heldout, data.valid, data.train) if len(d))
-    say(f'exam      {min(n_eval, len(exam))} prompts that training never saw')
-    n = min(n_eval, len(exam))
-    numbers = evaluate(pipe, exam, n=n, seed=seed, train=data.train, judge_steps=judge_steps).to_dict()
-    numbers.update(speed(learn))
-    write_json(out/'evaluation.json', numbers)
+    exam = _exam_data(data, pipe.words, say); numbers = {}
+    if len(exam) > 1:
+        judged = evaluate(pipe, exam, n=min(n_eval, len(exam)), seed=seed, train=data.train, judge_steps=judge_steps)
+        numbers = judged.to_dict()
+    numbers.update(speed(learn)); write_json(out/'evaluation.json', numbers)
     report = write_report(out, data=data, pipe=pipe, evaluation=numbers, command=command, prompts=prompts)
     say(f'numbers   {out/"evaluation.json"}\nreport    {report}  (open it in a browser)\npipeline  {out/"pipeline"}')
     say(f'          promptgan generate "{prompts[0]}" --model {out}')
@@ -129,7 +138,7 @@ def speed(learn) -> dict:
     "Pictures per second, FLOPs per picture and share of the machine's convolution rate, and peak memory"
     from promptgan.networks import summary
     import resource, sys
-    g, d = (c.total()[1] for c in summary(learn.G, learn.D)); mflop = 3*g + 8*d
+    g, d = (c.total()[1] for c in summary(learn.G, learn.D)); mflop = 3*g + 7*d
     rate = conv_rate(learn.precision, learn.device)
     img_s = learn.images/max(learn.seconds, 1e-9)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform != 'darwin' else 2**30)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch, torch.nn as nn, torch.nn.functional as F
 import torch.distributed as dist
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 from .core import InputError
 
@@ -171,21 +173,24 @@ def cost(
 ) -> Cost:
     "Parameters, FLOPs and activation memory of each stage, counted on the meta device"
     import copy
-    net = copy.deepcopy(net).to('meta').eval(); rows, marks = [], {}
+    net = copy.deepcopy(net).to('meta').eval().requires_grad_(True); rows, marks, kept = [], {}, {}
     counter = FlopCounterMode(display=False)
-    def before(mod, args): marks[mod] = counter.get_total_flops()
+    def keep(t):                                        # what autograd keeps of a picture; weights are no activations
+        if t.dim() and len(t) == 1 and not isinstance(t, nn.Parameter): kept[StorageWeakRef(t.untyped_storage())] = t
+        return t
+    size = lambda: sum(t.numel()*t.element_size() for t in kept.values())/2**20
+    def before(mod, args): marks[mod] = counter.get_total_flops(), size()
     def after(name):
         def hook(mod, args, out):
-            kept = sum(o.numel() for o in (out if isinstance(out, (tuple, list)) else [out]))*4/2**20
-            flops = (counter.get_total_flops() - marks[mod])/1e6
+            flops, mb = counter.get_total_flops() - marks[mod][0], max(0., size() - marks[mod][1])
             shape = tuple(out.shape[1:]) if torch.is_tensor(out) else ()
-            rows.append((name, sum(p.numel() for p in mod.parameters()), flops, kept, shape))
+            rows.append((name, sum(p.numel() for p in mod.parameters()), flops/1e6, mb, shape))
         return hook
     stages = [(f'{n}.{i}', k) for n, m in net.named_children() if isinstance(m, nn.ModuleList) for i, k in enumerate(m)]
     stages += [(n, m) for n, m in net.named_children() if not isinstance(m, nn.ModuleList)]
     for name, mod in stages: mod.register_forward_pre_hook(before); mod.register_forward_hook(after(name))
     try:
-        with counter, torch.no_grad(): net(*[i.to('meta') for i in inputs])
+        with counter, saved_tensors_hooks(keep, lambda t: t): net(*[i[:1].to('meta') for i in inputs])
     except (RuntimeError, NotImplementedError) as err:
         raise InputError(f'cost: {type(net).__name__} does not run on the meta device: {err}') from err
     return Cost(rows)

@@ -11,7 +11,7 @@ import math
 import torch, torch.nn as nn, torch.nn.functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from .core import InputError
-from .layers import Cost, DBlock, GBlock, MapNorm, Sketch, WordMap, cost, lrelu
+from .layers import BatchNorm, Cost, DBlock, GBlock, MapNorm, Sketch, WordMap, cost, lrelu
 
 # %% ../nbs/07_networks.ipynb #4a168089
 class Generator(nn.Module):
@@ -141,7 +141,7 @@ class DCGenerator(nn.Module):
         self.config = dict(arch='dcgan', e=e, z=z, nf=nf, squeeze=squeeze, size=size); self.z = z
         self.words = nn.Linear(e, squeeze); ch = [z + squeeze, nf*8, nf*4, nf*2, nf]
         up = lambda k, i, o: nn.ConvTranspose2d(i, o, 4, 1 + (k > 0), int(k > 0), bias=False)
-        self.up = nn.Sequential(*[nn.Sequential(up(k, i, o), nn.BatchNorm2d(o), nn.ReLU())
+        self.up = nn.Sequential(*[nn.Sequential(up(k, i, o), BatchNorm(o), nn.ReLU())
                                   for k, (i, o) in enumerate(zip(ch, ch[1:]))])
         self.out = nn.ConvTranspose2d(nf, 3, 4, 2, 1); _dc_init(self)
     def forward(self, emb, z):
@@ -154,7 +154,7 @@ class DCDiscriminator(nn.Module):
         super().__init__()
         if size != 64: raise InputError(f'dcgan judges 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, nf=nf, squeeze=squeeze, size=size); ch = [3, nf, nf*2, nf*4, nf*8]
-        norm = lambda k, o: nn.BatchNorm2d(o) if k else nn.Identity()
+        norm = lambda k, o: BatchNorm(o) if k else nn.Identity()
         self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
                                   for k, (i, o) in enumerate(zip(ch, ch[1:])))
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)

@@ -167,7 +167,9 @@ def _nearest(fake, data):
 
 def _exam(data, pipe, n=12):
     "Real pictures above, drawn ones for the same words below, then the nearest training pictures: is it a copy?"
+    from promptgan.metrics import heard
     exam = next((d for d in (data.heldout, data.valid, data.train) if len(d)), data); idx = _spread(len(exam), n)
+    words = getattr(pipe, 'words', None); idx = [i for i in idx if not words or heard(words, exam.captions[i][0])]
     if not idx: return ''
     caps = [exam.captions[i][0] for i in idx]; half, n, out = (len(idx) + 1)//2, len(idx), ''
     fake, real = pipe(caps, output_type='pt', generator=rng(0)).images, exam.floats(idx)

@@ -218,10 +218,10 @@ class TextModel:
         "Write tokenizer.json, text_config.json and text_encoder.safetensors"
         folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder/'tokenizer.json', self.tokenizer.tok.to_str().encode())
-        write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words),
-                                               phrases=sorted(self.tokenizer.phrases)))
         weights = {k: v.contiguous().cpu() for k, v in self.encoder.state_dict().items()}
         atomic_write(folder/'text_encoder.safetensors', save(weights))
+        write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words),
+                                               phrases=sorted(self.tokenizer.phrases)))     # last: then all is there
     @classmethod
     def from_pretrained(cls, folder, device='cpu') -> 'TextModel':
         "Load what `save_pretrained` wrote; `CheckpointError` when something is missing or damaged"

@@ -7,6 +7,7 @@ __all__ = ['RECIPES', 'TextGANLearner', 'text_gan_learner', 'start_processes']
 
 # %% ../nbs/15_train.ipynb #1cc3e250
 import platform, shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -19,6 +20,7 @@ from .layers import world_size
 from .learner import Batches, GANLearner, Recipe, share_weights
 from .networks import PRESETS, build_networks
 from .pipeline import TextToImagePipeline
+from .pretrained import SentenceModel
 from .text import TextModel
 
 # %% ../nbs/15_train.ipynb #fc0ebdd2
@@ -28,7 +30,7 @@ _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 # %% ../nbs/15_train.ipynb #9d288964
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
-    words, data, out, sample_prompts = None, None, None, ()
+    words, data, out, sample_prompts, log = None, None, None, (), None
     def draw(self, prompts, seed=0, n=1):
         "Draw prompts with the averaged generator: (len(prompts)*n,3,h,w) on the CPU"
         noise = torch.Generator().manual_seed(seed)
@@ -45,8 +47,11 @@ class TextGANLearner(GANLearner):
         return TextToImagePipeline(self.words, getattr(self, 'G_ema', self.G), self.D, info)
     def fit(self, *args, **kw):
         "Train; see `GANLearner.fit`. Only one process may train in a run folder"
-        if self.out is None or self.rank: return super().fit(*args, **kw)
-        with RunLock(self.out): return super().fit(*args, **kw)
+        with nullcontext() if self.out is None or self.rank else RunLock(self.out): super().fit(*args, **kw)
+        if self.stop and self.log is None and not self.rank:    # who gave `log` tells it in other words
+            kept = f'all is saved in {self.out}, resume=True goes on' if self.out else 'without `out` nothing is saved'
+            print(f'stopped at step {self.step:,} ({self.stop}): {kept}')
+        return self
 
 def _sampler(learn):
     "Draws the fixed prompts into samples/step_N.png"
@@ -58,14 +63,30 @@ def _sampler(learn):
     return show
 
 # %% ../nbs/15_train.ipynb #ea75569d
-def _text(data, words, text_minutes, seed, out, log):
-    "The text encoder: given, found in the run folder, or trained now"
-    if words is not None: return words
-    if out and (out/'words'/'text_config.json').exists(): return TextModel.from_pretrained(out/'words')
-    if log: log('learning the words')
-    words = train_text_model(data.train, minutes=text_minutes, seed=seed)
-    if out: words.save_pretrained(out/'words')
+def _saved_text(out, train):
+    "The text encoder of a run folder; None where there is none, or one of other data from before any training"
+    at = out/'words'; kinds = {'text_config.json': TextModel, 'sentence.json': SentenceModel}
+    kind = next((k for f, k in kinds.items() if (at/f).exists()), None)
+    learned = read_json(at/'data.json') if (at/'data.json').exists() else None
+    mine = (out/'config.json').exists() or learned == dict(fingerprint=train.fingerprint())
+    return kind.from_pretrained(at) if kind and mine else None
+
+def _text(data, words, text_minutes, seed, out, resume, log):
+    "The text encoder: that of the run which goes on, else the given one, else one that is trained now"
+    if out and resume and (own := _saved_text(out, data.train)): return own
+    if words is None:
+        if log: log('learning the words')
+        words = train_text_model(data.train, minutes=text_minutes, seed=seed)
+    if out:
+        write_json(out/'words'/'data.json', dict(fingerprint=data.train.fingerprint()))
+        words.save_pretrained(out/'words')
     return words
+
+def _same_precision(out, resume, precision, device):
+    "The precision that a run began with, where it goes on and nothing else is asked for"
+    if not (resume and out and precision == 'auto' and (out/'config.json').exists()): return precision
+    facts = read_json(out/'config.json').get('facts', {})
+    return facts['precision'].split(' (')[0] if facts.get('device') == str(device) else precision
 
 def _networks(start, preset, e, seed, memory):
     "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
@@ -107,7 +128,7 @@ def text_gan_learner(
     if out and not resume and ((out/'checkpoints').exists() or (out/'config.json').exists()):
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
-    words = _text(data, start.words if start else words, text_minutes, seed, out, log); words.to(device)
+    words = _text(data, start.words if start else words, text_minutes, seed, out, resume, log); words.to(device)
     share_weights(words.encoder)             # each process has solved them; machines differ in the last bits
     G, D = _networks(start, preset, words.e, seed, memory); size = G.config['size']
     if data.size != size:
@@ -123,8 +144,8 @@ def text_gan_learner(
                   recipe=asdict(recipe), data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(),
                   prompts=len(prompts or []))
     learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
-                           precision=precision, config=config)
-    learn.words, learn.data, learn.out = words, data, out
+                           precision=_same_precision(out, resume, precision, device), config=config)
+    learn.words, learn.data, learn.out, learn.log = words, data, out, log
     learn.sample_prompts = list(sample_prompts or [c[0] for c in train.captions[:8]])
     learn.cbs = [EMA(), Recorder(out and out/'metrics.jsonl')] + [Progress()]*progress
     if out: _keep(learn, out, resume, sample_seconds, save_seconds, save_steps)
@@ -143,7 +164,8 @@ def _check_run(learn, out, resume):
     facts = dict(precision=str(learn.precision), device=str(learn.device), machine=machine,
                  threads=torch.get_num_threads(), torch=torch.__version__, processes=world_size())
     if resume and path.exists():
-        require_same(read_json(path)['config'], learn.config, must=['preset', 'size', 'fingerprint', 'seed', 'bs'])
+        must = ['preset', 'size', 'fingerprint', 'seed', 'bs']
+        require_same(read_json(path)['config'], learn.config, must, [k for k in learn.config if k not in must])
     out.mkdir(parents=True, exist_ok=True)
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 

@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'train_weights', 'sample_card', 'ship', 'main']
 
 # %% ../nbs/19_weights.ipynb #07fa99d6
-import io
+import io, warnings
 from pathlib import Path
 import torch
 from .base import WEIGHTS as SHIPPED
@@ -39,7 +39,9 @@ def train_weights(
     end = 0
     for stage in stages:
         args = settings | stage; images = args.pop('images'); end += images
-        learn = text_gan_learner(data, out=out, resume=True, sample_prompts=prompts, log=say, **args)
+        with warnings.catch_warnings():
+            if stage is not stages[0]: warnings.filterwarnings('ignore', 'going on will not be bit')   # as planned
+            learn = text_gan_learner(data, out=out, resume=True, sample_prompts=prompts, log=say, **args)
         for cb in learn.cbs:                              # how far did it come?
             if hasattr(cb, 'resume'): cb.resume(learn)
         if learn.images < end: learn.fit(images=images, resume=True)

@@ -84,3 +84,17 @@ def test_finished_run_is_kept_and_can_go_on(demo, tmp_path):
     before = (tmp_path/'run'/'report.html').read_bytes(); status, said = demo()
     assert status == 1 and '--resume' in said and (tmp_path/'run'/'report.html').read_bytes() == before
     assert demo('--resume')[0] == 0
+
+def test_exam_of_words_that_were_never_learned(tmp_path, monkeypatch):
+    "The only validation captions are of unknown words: the exam falls back to the training pictures, and says so"
+    import torch
+    from promptgan.data import TextImageData
+    fit = promptgan.train.TextGANLearner.fit
+    monkeypatch.setattr(promptgan.train.TextGANLearner, 'fit', lambda self, minutes, resume: fit(self, steps=3, resume=resume))
+    words = ['a red disk', 'a blue disk', 'a green field', 'a red field']*3 + ['zebra', 'quagga']
+    data = TextImageData(torch.randint(0, 255, (14, 3, 64, 64)).byte(), [[w] for w in words], ['train']*12 + ['valid']*2, list(map(str, range(14))))
+    said = []; numbers = promptgan.demo.demo(data, out=tmp_path/'run', preset='nano', precision='fp32', say=said.append, judge_steps=2, progress=False)
+    told = '\n'.join(said); assert '12 prompts that training saw' in told and numbers['mae']['n'] == 12
+    assert (tmp_path/'run'/'report.html').exists() and 'zebra' not in (tmp_path/'run'/'report.html').read_text()
+    one = data.subset([0, 12]); words = promptgan.train.TextModel.from_pretrained(tmp_path/'run'/'words'); said.clear()
+    assert len(promptgan.demo._exam_data(one, words, said.append)) == 1 and 'too few pictures' in said[-1]

@@ -6,7 +6,7 @@ PATIENCE = float(os.environ.get('PROMPTGAN_PATIENCE', 1))   # times the usual wa
 CHILD = '''
 import os, sys, torch, torch.distributed as dist
 from promptgan.learner import Batches, GANLearner, Recipe, gan_step
-from promptgan.networks import Discriminator, Generator
+from promptgan.networks import DCDiscriminator, DCGenerator, Discriminator, Generator
 from promptgan.train import start_processes
 start_processes(); torch.set_num_threads(1)
 rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -26,6 +26,8 @@ class Keep:
     def step(self): self.grads = torch.cat([p.grad.flatten() for p in self.net.parameters() if p.grad is not None])
 og, od = Keep(G), Keep(D)
 assert gan_step(G, D, Recipe(), b, og, od)[1]
+torch.manual_seed(2); classic = DCGenerator(8, 4, 8, 8).double(), DCDiscriminator(8, 8, 8).double(); b.real = b.real.repeat(1, 1, 2, 2)
+cg, cd = map(Keep, classic); assert gan_step(*classic, Recipe('bce', align=0., match=0., pixel=0.), b, cg, cd)[1]   # batch norm of the whole batch
 torch.manual_seed(rank); nets = Generator(8, 4, 4, (8, 8), 16), Discriminator(8, (8, 8), 16, 8)
 learn = GANLearner(*nets, batches, precision='fp32')  # each process made other weights: those of the first are taken
 first = torch.cat([t.double().flatten() for n in nets for t in n.state_dict().values()]); mine = first.clone()
@@ -41,7 +43,7 @@ for at, budget in ((None, dict(minutes=.01)), (3, dict(steps=50))):   # they end
     learn = GANLearner(*nets, batches, precision='fp32', cbs=[Odd(at)]).fit(**budget); ends = torch.tensor([learn.step, -learn.step])
     if world > 1: dist.all_reduce(ends, dist.ReduceOp.MAX)
     assert ends[0] == -ends[1] == (at or ends[0]) > 0 and bool(learn.stop) == bool(at), (learn.step, ends, learn.stop)
-if rank == 0: torch.save((og.grads, od.grads, G.start.norm.norm.running_var), sys.argv[1])
+if rank == 0: torch.save((og.grads, od.grads, G.start.norm.norm.running_var, cg.grads, cd.grads), sys.argv[1])
 '''
 
 def free_port():

@@ -1,0 +1,41 @@
+"A run folder goes on with its own words, settings and precision; what differs is told"
+import warnings
+import pytest, torch
+from promptgan import text_gan_learner
+from tinymodel import tiny_pipeline
+
+@pytest.fixture(scope='module')
+def tiny(): return tiny_pipeline(64)
+
+def learner(data, out, **kw): return text_gan_learner(data, 'nano', out=out, bs=4, progress=False, **{'precision': 'fp32', **kw})
+
+ASK = ['a red house', 'a blue square']
+
+def test_given_words_are_kept_in_the_run(tiny, tmp_path):
+    pipe, data = tiny; learner(data, tmp_path, words=pipe.words).fit(steps=2)
+    assert learner(data, tmp_path, resume=True).words(ASK).equal(pipe.words(ASK))     # not learned anew, as `train --resume` would
+
+def test_words_of_other_data_are_not_taken(tiny, tmp_path):
+    "An earlier start was stopped between words and first step"
+    pipe, data = tiny; learner(data, tmp_path, words=pipe.words); (tmp_path/'config.json').unlink()
+    other = data.subset(range(8)); other.captions = [[f'eine Katze {i}'] for i in range(8)]
+    for resume in (False, True):
+        assert 'katze' in learner(other, tmp_path, resume=resume).words.tokenizer.words; (tmp_path/'config.json').unlink()
+
+def test_other_settings_are_told(tiny, tmp_path):
+    pipe, data = tiny; learner(data, tmp_path, words=pipe.words, lr=1e-3).fit(steps=2)
+    with pytest.warns(UserWarning, match='not be bit-exact: lr'): learner(data, tmp_path, resume=True, lr=2e-3)
+    with warnings.catch_warnings(): warnings.simplefilter('error'); learner(data, tmp_path, resume=True, lr=2e-3)
+
+def test_precision_is_that_of_the_run(tiny, tmp_path):
+    pipe, data = tiny; learner(data, tmp_path, words=pipe.words, precision='bf16').fit(steps=1)
+    for asked, name in (('auto', 'bf16'), ('fp32', 'fp32')):
+        assert str(learner(data, tmp_path, resume=True, precision=asked, device='cpu').precision).startswith(name)
+
+@pytest.mark.parametrize('saved', [True, False])
+def test_a_stop_is_told(saved, tiny, tmp_path, capsys):
+    pipe, data = tiny
+    class Stop:
+        def after_step(self, learn): learn.stop = 'test'
+    learn = learner(data, tmp_path if saved else None, words=pipe.words); learn.cbs.append(Stop()); learn.fit(steps=9)
+    told = capsys.readouterr().out; assert told.count('\n') == 1 and 'stopped at step 1 (test)' in told and ('resume=True' in told) == saved
