@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .captions import Shot, folder_label
 from .core import CaptionError, DataError, InputError, atomic_write, show_grid
-from .items import NameFinder, is_picture, printable, scan_folder
+from .items import NameFinder, decode_text, is_picture, printable, scan_folder
 from .ledger import Ledger
 from .pictures import read_picture
 from .readers import read_folder, row_captions
@@ -37,13 +37,17 @@ def list_shots(
 
 def _rows(path):
     "(line, its JSON object or None) of metadata.jsonl; lines that we do not understand are kept as they are"
-    try: lines = path.read_text(encoding='utf-8-sig', errors='surrogateescape').split('\n') if path.exists() else []
+    try: data = path.read_bytes() if path.exists() else b''
     except OSError as e: raise CaptionError(f'cannot read {path}: {e.strerror}; make it readable') from e
+    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): data = decode_text(data)[0].encode()   # UTF-16
     out = []
-    for line in filter(str.strip, lines):
+    for raw in data.removeprefix(b'\xef\xbb\xbf').split(b'\n'):
+        line = decode_text(raw)[0] if b'\0' not in raw else ''           # read as Windows-1252, written back as UTF-8
         try: row = json.loads(line)
         except (ValueError, RecursionError): row = None
-        out.append((line, row if isinstance(row, dict) and isinstance(row.get('file_name'), str) else None))
+        if not isinstance(row, dict) or not isinstance(row.get('file_name'), str):
+            line, row = raw.decode('utf8', 'surrogateescape'), None      # each byte as it is
+        if line.strip(): out.append((line, row))
     return out
 
 # %% ../nbs/04a_album.ipynb #85ddd8f3
@@ -105,6 +109,7 @@ class CaptionResult:
     usd: float = 0.                                # spent in this run, as far as is known
     spent: float = 0.                              # on this folder in all runs
     calls: int = 0                                 # attempts in this run
+    shortened: int = 0                             # captions that were cut to the words allowed
     seconds: float = 0.
     stopped: str = ''                              # why the run ended early
 
@@ -116,7 +121,7 @@ class CaptionResult:
     def __str__(self):
         said = [f'{len(self.captions):,} of {self.total:,} pictures have captions ({self.new:,} new)']
         said += [f'{len(v):,} {k}' for k, v in (('failed', self.failed), ('refused', self.refused)) if v]
-        said += [f'{self.todo:,} to do']*bool(self.todo)
+        said += [f'{self.todo:,} to do']*bool(self.todo) + [f'{self.shortened:,} shortened']*bool(self.shortened)
         said.append(f'{self.usd:.4f} USD in {self.calls:,} calls, {self.seconds:.1f} s')
         return '; '.join(said) + (f'; stopped: {self.stopped}' if self.stopped else '')
     __repr__ = __str__

@@ -9,11 +9,11 @@ __all__ = ['MAX_LINES', 'MAX_MB', 'submit', 'status', 'collect']
 import json, os, secrets, time
 from dataclasses import asdict
 from pathlib import Path
-from .album import LEDGER, CaptionResult, list_shots, write_captions
-from .bulk import _ours
+from .album import LEDGER, CaptionResult, write_captions
+from .bulk import _AGAIN, key_of, settled, shots_of
 from .captions import ChatGPTCaptioner, Shot
 from .core import CaptionError, DataError, InputError, LLMBadResponse, LLMError
-from .ledger import Ledger
+from .ledger import Ledger, item_key
 from .llm import _sleep
 from .prices import BATCH_SHARE, Price, check_budget
 from .replies import Fault, content_of, object_of, safe_line, usage_of
@@ -38,19 +38,27 @@ def _known(chat, make):
             if getattr(e, 'status_code', None) != 404: raise
     return _patient(chat, ask)
 
-def _lines(captioner, book, shots, most_bytes):
-    "Yield ({key: (name, most USD)}, lines) for each file that has to be sent"
-    keys, lines, size, room = {}, [], 0, captioner.max_tokens(1)
+def _marks(captioner, shot, data):
+    "Marks of what an answer is about: the picture, or the captions that are rewritten, also without later ones"
+    if captioner.sees: return [item_key(data)[:16]]
+    return [item_key(shot.captions[:k][:5] or [shot.label])[:16] for k in range(len(shot.captions) + 1)]
+
+def _lines(captioner, book, shots, most_bytes, again=()):
+    "Yield ({key: (name, most USD, mark)}, lines) for each file that has to be sent"
+    keys, lines, size, room, known = {}, [], 0, captioner.max_tokens(1), settled(book)
     for s in shots:
-        try: data = captioner.read(s); key = captioner.key(s, data); user, _ = captioner.question([(s, data)])
+        try:
+            data = captioner.read(s); key = key_of(captioner, s, data, known)
+            user, _ = captioner.question([(s, data)])
         except DataError: continue   # `caption_folder` will say what is wrong with it
-        if book.claim(key, s.name) != 'mine': continue
+        if book.claim(key, s.name, again) != 'mine': continue
         body = captioner.chat._body(captioner.system, user, captioner.schema, room)
         row = json.dumps(dict(custom_id=key, method='POST', url='/v1/chat/completions', body=body)) + '\n'
         if lines and (len(lines) >= MAX_LINES or size + len(row) > most_bytes):
             yield keys, lines
             keys, lines, size = {}, [], 0
-        keys[key] = s.name, captioner.chat.most(body, room)[1]*BATCH_SHARE; lines.append(row); size += len(row)
+        keys[key] = s.name, captioner.chat.most(body, room)[1]*BATCH_SHARE, _marks(captioner, s, data)[-1]
+        lines.append(row); size += len(row)
     if lines: yield keys, lines
 
 # %% ../nbs/04e_batch.ipynb #271a4b31
@@ -61,6 +69,7 @@ def submit(
     max_calls=None,  # most attempts; a batch counts as one
     max_mb=MAX_MB,   # of one file
     limit=None,      # only so many pictures
+    retry_failed=False, # also what failed, was refused or cut before
     ledger=None,     # file to use instead of the one in the folder
 ) -> dict:           # {id of the batch: pictures in it}
     "Send what has no answer yet to the Batch API, in as many files as it takes"
@@ -68,8 +77,8 @@ def submit(
     check_budget(max_usd, max_calls, chat.price, chat.model)
     book, out = Ledger(ledger or Path(folder)/LEDGER, max_usd, max_calls), {}
     try:
-        shots = list_shots(folder, _ours(book))[:limit]
-        for keys, lines in _lines(captioner, book, shots, max_mb*1e6):
+        shots = shots_of(folder, captioner, book)[:limit]
+        for keys, lines in _lines(captioner, book, shots, max_mb*1e6, _AGAIN if retry_failed else ()):
             id, n = _send_batch(captioner, book, keys, ''.join(lines).encode()); out[id] = n
     finally: book.release(); book.close()
     return out
@@ -78,14 +87,15 @@ def submit(
 def _send_batch(captioner, book, keys, data):
     "Upload a file and start its batch; (id, pictures)"
     chat, mark = captioner.chat, f'new-{secrets.token_hex(6)}'
-    ticket = book.reserve(sum(most for _, most in keys.values()))
+    ticket = book.reserve(sum(most for _, most, _ in keys.values()))
     options = asdict(captioner.wishes) | dict(hints=captioner.hints, side=captioner.side)
     if not captioner.sees: options |= dict(keep=captioner.keep, shots=captioner.shots)
     price = chat.price and [chat.price.read, chat.price.write]
     state = dict(status='uploading', n=len(keys), ticket=ticket, mark=mark, options=options, model=chat.model,
-                 host=chat.host, price=price, template=captioner.template, time=time.time())
+                 host=chat.host, price=price, template=captioner.template, time=time.time(),
+                 marks={k[:16]: m for k, (*_, m) in keys.items()})
     why = f'waits in batch {mark}: collect it'
-    items = {k: dict(reason=why, name=name, served=mark, usd=most) for k, (name, most) in keys.items()}
+    items = {k: dict(reason=why, name=name, served=mark, usd=most) for k, (name, most, _) in keys.items()}
     try:
         file = _patient(chat, lambda c: c.files.create(file=('batch.jsonl', data), purpose='batch'))
         book.batch(mark, state, items=items)
@@ -111,8 +121,9 @@ def _found(chat, mark):
         last = page.data[-1].id
 
 def _forget(id, state, book):
-    "A batch unknown to the server: its pictures are free again, a new one's after an hour; its money stays spent"
-    if id.startswith('new-') and time.time() - state['time'] < 3600: return   # it may be under way
+    "A batch unknown to the server: its pictures are free again when it can no longer come; its money stays spent"
+    # a new one may be under way for an hour; another may be known under the key of another project
+    if time.time() - state['time'] < (3600 if id.startswith('new-') else 25*3600): return
     book.release([r['key'] for r in book.records('batch') if r['served'] in (id, state['mark'])])
     kept = {k: v for k, v in state.items() if k != 'files'}   # there is nothing to collect
     book.settle(state['ticket']); book.batch(id, dict(kept, status='failed', why='the server does not know it'))
@@ -189,13 +200,18 @@ def _note(row, r, state, book, cap, shots, usage, usd):
                 tokens_in=usage and usage[0], tokens_out=usage and usage[1])
     return dict(r, state=what, answer=captions, reason=why)
 
+def _fits(cap, shot, mark):
+    "Whether there still is what was sent"
+    try: return shot is not None and mark in (None, *_marks(cap, shot, cap.read(shot)))
+    except DataError: return False
+
 def _take_in(id, state, book, captioner, shots, result):
     "Write down the results of one batch; ({name: captions}, pictures whose answers are gone)"
     kind, chat = ChatGPTRewriter if 'keep' in state['options'] else ChatGPTCaptioner, captioner.chat
     cap, price = kind(**state['options'], chat=chat), Price(*state['price']) if state.get('price') else chat.price
     known = {r['key']: r for r in book.records()}
     waiting = {k for k, r in known.items() if r['state'] == 'batch' and r['served'] in (id, state['mark'])}
-    new, total, gone = {}, 0., False
+    new, total, gone, changed = {}, 0., False, 'changed or gone since it was sent: its answer is kept, unused'
     for row in _results(chat, state['files']):
         if row is None: gone = True; continue
         key = row['custom_id']; r = known.get(key, {})
@@ -203,7 +219,9 @@ def _take_in(id, state, book, captioner, shots, result):
         if key in waiting: waiting.remove(key); r = _note(row, r, state, book, cap, shots, usage, usd)
         elif r.get('request_id') != safe_line(row.get('id')): continue   # of another batch, or answered otherwise
         if not r: continue
-        if r['state'] == 'done': new[r['name']] = r['answer']
+        if r['state'] == 'done':
+            fits = _fits(cap, shots.get(r['name']), state.get('marks', {}).get(key[:16]))
+            (new if fits else result.failed)[r['name']] = r['answer'] if fits else changed
         else: (result.refused if r['state'] in ('refused', 'filtered') else result.failed)[r['name']] = r['reason']
     book.release(list(waiting))   # what did not come back can be asked again
     book.settle(state['ticket'], None if gone else total); result.usd += total
@@ -218,9 +236,10 @@ def collect(
 ) -> CaptionResult:  # shows itself; its `.stopped` tells what still waits, and what failed or got lost
     "Take in the answers of all batches that have ended; the others stay; what expired or got lost can be asked again"
     states = status(folder, captioner, ledger)
-    book, told = Ledger(ledger or Path(folder)/LEDGER), []; ours = _ours(book)
-    shots = {s.name: s for s in list_shots(folder, ours)}
-    result = CaptionResult(os.fspath(folder), len(shots))
+    book, told = Ledger(ledger or Path(folder)/LEDGER), []
+    shots = {s.name: s for s in shots_of(folder, captioner, book)}
+    before = {r['name']: r['answer'] for r in book.records('done') if r['name'] in shots}
+    result = CaptionResult(os.fspath(folder), len(shots), before)
     try:
         for id, s in states.items():
             state, says, count = book.batch(id), s['status'], s['n']

@@ -21,6 +21,7 @@ class Batch(str, Enum):
 _LLM = Annotated[Optional[str], typer.Option('--model', help='Language model; $PROMPTGAN_LLM_MODEL, else gpt-6-luna.')]
 _URL = Annotated[Optional[str], typer.Option('--base-url', help='Address of an OpenAI-compatible server.')]
 _Usd = Annotated[float, _number(0, 1e6, 'Most USD to spend, all runs on this folder together.')]
+_Once = Annotated[float, _number(0, 1e6, 'Most USD to spend.')]
 _Calls = Annotated[Optional[int], typer.Option(min=0, help='Most calls; needed where the price is not known.')]
 _Yes = Annotated[bool, typer.Option('--yes', help='Spend without asking.')]
 _Dry = Annotated[bool, typer.Option('--dry-run', help='Only say what it would cost.')]
@@ -54,7 +55,7 @@ def _told(work):
         raise
 
 # %% ../nbs/18a_captioncli.ipynb #791daef1
-_Rewrite = Annotated[bool, typer.Option('--rewrite', help='Captions that are there, in other words; sends no picture.')]
+_Rewrite = Annotated[bool, typer.Option('--rewrite', help='Captions or labels in other words; sends no picture.')]
 _Shots = Annotated[int, typer.Option(min=0, max=3, help='Worked examples for --rewrite; small local models need 3.')]
 _Warm = Annotated[Optional[float], typer.Option(min=0, max=2, help='Freedom of answers; small local models need .2.')]
 _Offline = Annotated[bool, typer.Option('--offline', help='From labels and file names, without any model.')]
@@ -95,7 +96,7 @@ def caption(folder:Annotated[Path, typer.Argument(help='Folder of pictures, in a
     if batch and not cap.chat: raise typer.BadParameter('--batch asks a model: leave out --offline')
     if batch and dry_run and batch != Batch.submit: raise typer.BadParameter('--dry-run goes with --batch submit only')
     if batch and not (dry_run and batch == Batch.submit):
-        return _batch(batch, folder, cap, max_usd, max_calls, limit, yes)
+        return _batch(batch, folder, cap, max_usd, max_calls, limit, retry_failed, yes)
     if cap.chat: _say(str(bulk.estimate_folder(cap, folder, limit=limit, retry_failed=retry_failed)))
     if dry_run: return
     if cap.chat: _agree(cap.chat, max_usd, max_calls, yes)
@@ -116,12 +117,13 @@ def _captioner(rewrite, offline, more, style, **kwargs):
     from promptgan.captions import ChatGPTCaptioner
     return ChatGPTCaptioner(**kwargs)
 
-def _batch(what, folder, cap, max_usd, max_calls, limit, yes):
+def _batch(what, folder, cap, max_usd, max_calls, limit, again, yes):
     "One of the three steps of batch mode"
     from promptgan import batch, bulk
     if what == Batch.submit:
-        _say(str(bulk.estimate_folder(cap, folder, limit=limit))); _agree(cap.chat, max_usd, max_calls, yes)
-        jobs = batch.submit(folder, cap, max_usd, max_calls, limit=limit)
+        _say(str(bulk.estimate_folder(cap, folder, limit=limit, retry_failed=again)))
+        _agree(cap.chat, max_usd, max_calls, yes)
+        jobs = batch.submit(folder, cap, max_usd, max_calls, limit=limit, retry_failed=again)
         for id, n in jobs.items(): _say(f'{id}: {n:,} pictures; --batch status says when to --batch collect')
         if not jobs: _say('nothing to do')
     elif what == Batch.status:
@@ -149,7 +151,7 @@ def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
             max_words:_Words=15, language:Annotated[str, typer.Option(help='Of the prompts.')]='English',
             strict:Annotated[bool, typer.Option(help='With --for: leave out prompts with unknown words.')]=True,
             per_call:Annotated[int, typer.Option(min=1, max=100, help='Prompts in one question.')]=25,
-            model:_LLM=None, base_url:_URL=None, max_usd:_Usd=1., max_calls:_Calls=None, dry_run:_Dry=False,
+            model:_LLM=None, base_url:_URL=None, max_usd:_Once=1., max_calls:_Calls=None, dry_run:_Dry=False,
             yes:_Yes=False):
     "Let ChatGPT invent different, drawable prompts, one a line, for `train --prompts`."
     from promptgan.base import InputError
@@ -164,5 +166,8 @@ def prompts(topic:Annotated[str, typer.Argument(help='What they are about.')],
     typer.echo(f'{n:,} prompts from {chat.model}: {_prompts_cost(chat.price, n, max_words, words)}', err=True)
     if dry_run: return
     _agree(chat, max_usd, max_calls, yes)
-    lines = write_prompts(topic, n, words, strict, max_words, language, out, per_call, chat=chat)
+    try: lines = write_prompts(topic, n, words, strict, max_words, language, out, per_call, chat=chat)
+    except BaseException as e:
+        if not out and getattr(e, 'result', None): _say('\n'.join(e.result))   # they are paid for
+        raise
     _say(f'{len(lines):,} prompts in {out}' if out else '\n'.join(lines))

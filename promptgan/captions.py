@@ -70,7 +70,7 @@ def fill(
 # %% ../nbs/04_captions.ipynb #28a3cb3a
 class TemplateCaptioner:
     "Captions from labels, file names, columns and old captions; no network, no key, no cost"
-    per_call, chat = 1, None
+    per_call, chat, sees = 1, None, True
     def __init__(self,
         templates=('a {label}', 'a picture of a {label}', 'one {label} on its own', 'this is a {label}'),  # in order
         fallback=('{caption}', 'a picture of {name}', '{name}'),  # where none of them can be filled

@@ -198,8 +198,7 @@ def _grounded(pipe, prompts):
     "The prompts in words that the model knows, each told"
     from promptgan.llm import ChatGPT
     from promptgan.prompts import ground_prompt
-    n = 8*len(prompts); chat = ChatGPT(max_calls=n)
-    cost = f', {chat.price.usd(6000*n, 200*n):.3f} USD at most' if chat.price else ''
+    n = 8*len(prompts); chat = ChatGPT(max_calls=n); cost = f', {chat.purse.max_usd:g} USD at most'*bool(chat.price)
     typer.echo(f'words by {chat.model} at {chat.host}: up to {n} calls{cost}', err=True)
     found = [ground_prompt(pipe, p, chat) for p in prompts]
     for g in found: typer.echo(f'{_line(g.prompt)} -> {_line(g.text)} ({g.by})', err=True)

@@ -50,7 +50,8 @@ def _more_words(data, out, resume, say):
     "The data, its training captions also in ChatGPT's words; without key or credit with the words that there are"
     from promptgan.rewrite import rewrite_data
     tell, file = (lambda m: say(f'words     {m}')), out/'rewritten.json'
-    try: data = rewrite_data(data, file=file, ask=not resume, log=tell)
+    ask = not (resume and (out/'config.json').exists())   # a training that goes on keeps its captions
+    try: data = rewrite_data(data, file=file, ask=ask, log=tell)
     except LLMError as e:
         tell(f'{e}; going on with the words that there are')
         data = rewrite_data(data, file=file, ask=False)

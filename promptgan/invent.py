@@ -8,7 +8,7 @@ __all__ = ['gist', 'Novelty', 'known_words', 'write_prompts']
 # %% ../nbs/04d_invent.ipynb #7043bede
 import json, random, re
 from pathlib import Path
-from .core import InputError, LLMBadResponse, LLMError, PromptganError, atomic_write
+from .core import InputError, LLMBadResponse, LLMError, atomic_write
 from .items import clean_caption
 from .llm import ChatGPT
 from .wishes import Wishes, check_whole, tidy
@@ -109,20 +109,21 @@ def write_prompts(
     topic = clean_caption(topic)[:500]
     if not topic: raise InputError('topic: say in a few words what the prompts are about')
     known, wishes, chat = known_words(words), Wishes(1, max_words, language), chat or ChatGPT(**kwargs)
-    out, new, dry, k = [], Novelty(), 0, 0
+    out, new, dry, k, why = [], Novelty(), 0, 0, ''
     def keep():
         if save: atomic_write(save, ''.join(p + '\n' for p in out[:n]))
     while len(out) < n and dry < 3:
         ask = dict(topic=topic, count=min(per_call, n - len(out) + 5), max_words=max_words,
                    language=wishes.languages[0], avoid=out[-60:], **({'words': _offer(known, k)} if known else {}))
         try: got = _round(chat, ask, wishes, purse)
-        except LLMBadResponse: got = []
-        except PromptganError as e:    # credit or budget ends: what is paid for is kept
+        except LLMBadResponse as e: got, why = [], f' (the last answer: {e})'
+        except BaseException as e:     # credit or budget ends, Ctrl-C: what is paid for is kept
             e.result = out[:n]
             if out: keep()
             raise
         fresh = [p for p in got if not (known and strict and _unknown(p, known, words)) and new(p)]
         dry, k, out = 0 if fresh else dry + 1, k + 1, out + fresh
-    if not out: raise LLMError(f'no usable prompt about "{topic[:60]}": try another topic, more words, or strict=False')
+    if not out:
+        raise LLMError(f'no usable prompt about "{topic[:60]}"{why}: try another topic, more words, or strict=False')
     keep()
     return out[:n]

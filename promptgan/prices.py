@@ -64,8 +64,10 @@ def find_price(
     file = os.environ.get('PROMPTGAN_PRICES') or home()/'prices.json'
     own = read_json(file, InputError) if os.path.exists(file) else {}
     if not isinstance(own, dict): raise InputError(f'{file}: give {{"model": [question, answer]}}')
+    host = urlsplit(base_url or 'https://api.openai.com').hostname or ''
+    ours = PRICES if is_local(base_url) or re.fullmatch(r'(.+\.)?openai\.com', host) else {}   # others ask their own
     for name in (model, re.sub(r'-\d{4}-\d\d-\d\d$', '', str(model))):
-        for table in (prices or {}, own, PRICES):
+        for table in (prices or {}, own, ours):
             if name in table: return _as_price(name, table[name])
     return Price(0, 0, 'local') if is_local(base_url) else None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
 import torch.nn.functional as F
-from .core import InputError, LLMAuthError, LLMBadResponse, LLMError
+from .core import BudgetExceeded, InputError, LLMAuthError, LLMBadResponse, LLMError
 from .describe import EN, ZH
 from .emojiwords import read_names
 from .items import clean_caption
@@ -162,7 +162,7 @@ def ground_prompt(
     if not words.unknown(clean): return Grounded(clean, clean, {}, 'known words')
     if chat is not None:
         try: return _by_chat(words, clean, chat, purse)
-        except (LLMBadResponse, LLMAuthError, LLMMissing) as e:
+        except (LLMBadResponse, LLMAuthError, LLMMissing, BudgetExceeded) as e:
             warnings.warn(f'{e}; going on with the nearest known words', stacklevel=2)
     out = _offline(words, clean)
     if not any(w not in words.unknown(out.text) and any(map(str.isalnum, w)) for w in words.tokenizer.split(out.text)):

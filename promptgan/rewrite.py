@@ -6,7 +6,7 @@
 __all__ = ['MEANING', 'meanings', 'ties', 'same_meaning', 'ChatGPTRewriter', 'rewrite_captions', 'rewrite_data']
 
 # %% ../nbs/04c_rewrite.ipynb #3b5adc8a
-import json, re, threading, unicodedata
+import json, re, threading, unicodedata, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .captions import ChatGPTCaptioner, Shot
 from .bulk import _reckon
 from .describe import EN, ZH
-from .core import InputError, LLMBadResponse, PromptganError, read_json, write_json
+from .core import InputError, LLMBadResponse, LLMError, read_json, write_json
 from .items import clean_captions
 from .ledger import item_key
 from .wishes import check_whole, count_words, read_items
@@ -218,6 +218,8 @@ class ChatGPTRewriter(ChatGPTCaptioner):
         self.keep = [keep] if isinstance(keep, str) else list(keep)
         check_whole('shots', shots, 0, len(_SHOTS)); self.shots = shots
         super().__init__(n=n, per_call=per_call, style=kwargs.pop('style', 'plain'), **kwargs)
+        if others := [l for l in self.wishes.languages if not _language(l)]:
+            warnings.warn(f'no colours, numbers and places are checked in {", ".join(others)}', stacklevel=2)
         if shots: self.template = item_key(self.template, shots)[:12]
         self.dropped = {}   # reason -> number of rewritings that were turned down
 
@@ -318,17 +320,20 @@ def rewrite_captions(
         raise InputError('captions: give texts that are not empty')
     check_whole('workers', workers, 1, 64)
     rewriter = rewriter or ChatGPTRewriter(**kwargs)
-    clean = clean_captions(captions)[0]; out = {}
+    clean, out, bad = clean_captions(captions)[0], {}, []
     def work(part):
-        try: got = rewriter.ask([(Shot('', captions=[c]), b'') for c in part], purse)[0]
-        except LLMBadResponse: got = {}
+        try: got = rewriter.ask([(Shot('', captions=[c]), b'') for c in part], purse)[0]; bad.clear()
+        except LLMBadResponse as e:
+            if getattr(e, 'unsent', False): raise          # no connection: nothing was asked
+            got = {}; bad.append(e)
+            if len(bad) >= 25: raise LLMError(f'25 questions in a row failed, the last: {e}') from e
         for i, c in enumerate(part):
             if i in got: out[c] = got[i]
             elif len(part) > 1: work([c])
             else: out[c] = []
     parts = [clean[k:k + rewriter.per_call] for k in range(0, len(clean), rewriter.per_call)]
     try: _all_at_work(work, parts, workers)
-    except PromptganError as e: e.result = dict(out); raise
+    except BaseException as e: e.result = dict(out); raise   # Ctrl-C, too: what is paid for is kept
     return {c: out[c] for c in clean}
 
 def _all_at_work(work, parts, workers):
@@ -362,10 +367,11 @@ def rewrite_data(
         longest = max(map(count_words, first))
         rewriter = rewriter or ChatGPTRewriter(max_words=min(200, 10 + 3*longest//2))
         if log: log(_price_of(rewriter, len(todo)))
-        try: known |= rewrite_captions(todo, rewriter, workers=workers)
-        except PromptganError as e: known |= getattr(e, 'result', {}); raise
-        finally:
-            if file and known: write_json(file, known)
+        for k in range(0, len(todo), 200):                 # a kill costs the answers of one part at most
+            try: known |= rewrite_captions(todo[k:k+200], rewriter, workers=workers)
+            except BaseException as e: known |= getattr(e, 'result', {}); raise
+            finally:
+                if file and known: write_json(file, known)
     more = [known.get(cs[0], []) if s == 'train' else [] for cs, s in zip(data.captions, data.split)]
     more = [[c for c in new if c not in cs] for new, cs in zip(more, data.captions)]
     langs = data.langs and [list(ls) + [ls[0]]*len(new) for ls, new in zip(data.langs, more)]

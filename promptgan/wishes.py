@@ -52,6 +52,7 @@ class Wishes:
         self.include, self.avoid = texts('include', self.include, 60), texts('avoid', self.avoid, 60)
         if not self.languages or not self.styles: raise InputError('language and style: give at least one')
         if '{caption}' not in self.template: raise InputError(f'template {self.template!r}: it needs {{caption}}')
+        self.shortened = 0   # captions that were cut to `max_words`
 
     @property
     def many(self) -> bool:
@@ -96,7 +97,8 @@ def tidy(
     text = clean_caption(_TAG.sub(' ', text)).strip('"“” ')
     if not text or count_words(text) > 3*wishes.max_words: return ''
     words = re.findall(rf'{_CJK}|(?:(?!{_CJK})\S)+|\s+', text)
-    while count_words(''.join(words)) > wishes.max_words: words.pop()
+    wishes.shortened += (long := count_words(''.join(words)) > wishes.max_words)
+    while long and count_words(''.join(words)) > wishes.max_words: words.pop()
     text = ''.join(words).rstrip(',;:- '); held = all(_holds(text, w) for w in wishes.include)
     return text if held and not any(_holds(text, w) for w in wishes.avoid) else ''
 

@@ -21,6 +21,10 @@ def captioner(s, **kw): return ChatGPTCaptioner(n=2, **{'base_url': s.url, 'back
 
 def rows(folder): return {r['file_name']: r['captions'] for r in map(json.loads, (folder/'metadata.jsonl').read_text().splitlines())}
 
+def aged(folder, id):
+    "As if a batch had been sent longer ago than it can take"
+    book = Ledger(folder/LEDGER); book.batch(id, dict(book.batch(id), time=0)); book.close()
+
 def ledger(folder):
     "(counts, USD spent, batches)"
     book = Ledger(folder/LEDGER)
@@ -156,7 +160,8 @@ def test_a_batch_that_is_gone_does_not_block_the_others(serve, tmp_path):
     finished(folder, cap); kept = ledger(folder)[1]; del s.batches[first]
     status = batch.status(folder, cap); assert (status[first]['status'], status[second]['status']) == ('lost', 'completed')
     r = collect(folder, cap); n = len(r.captions)
-    assert 0 < n < 6 and r.stopped == f'{6 - n} in {first} (lost)' and ledger(folder)[0] == dict(done=n)
+    assert 0 < n < 6 and r.stopped == f'{6 - n} in {first} (lost)' and ledger(folder)[0] == dict(done=n, batch=6 - n)   # perhaps another key knows it
+    aged(folder, first); collect(folder, cap); assert ledger(folder)[0] == dict(done=n)
     assert r.usd < ledger(folder)[1] < kept                                     # what it cost is not known
     assert 'does not know' in batch.status(folder, cap)[first]['why'] and collect(folder, cap).stopped == ''
     assert caption_folder(folder, cap, progress=False).new == 6 - n and r.usd < ledger(folder)[1]
@@ -225,3 +230,29 @@ def test_a_ledger_elsewhere(serve, tmp_path):
     assert list(submit(folder, cap, ledger=elsewhere).values()) == [2]
     for _ in range(2): batch.status(folder, cap, ledger=elsewhere)
     assert collect(folder, cap, ledger=elsewhere).new == 2 and not (folder/LEDGER).exists()
+
+def test_a_key_of_another_project_throws_nothing_away(serve, tmp_path):
+    s = serve(); cap = captioner(s); folder = album(tmp_path); (id, n), = submit(folder, cap).items(); finished(folder, cap)
+    away = s.batches.pop(id); assert collect(folder, cap).new == 0 and submit(folder, cap) == {} and caption_folder(folder, cap, progress=False).new == 0
+    s.batches[id] = away; assert collect(folder, cap).new == n == 6
+
+def test_pictures_that_change_while_a_batch_is_out(serve, tmp_path):
+    s = serve(); cap = captioner(s); folder = album(tmp_path); submit(folder, cap); finished(folder, cap)
+    a, b, c = sorted(p for p in folder.rglob('*.png'))[:3]; name = lambda p: p.relative_to(folder).as_posix()
+    one, two = a.read_bytes(), b.read_bytes(); a.write_bytes(two); b.write_bytes(one); c.unlink()
+    r = collect(folder, cap); assert sorted(r.failed) == [name(a), name(b), name(c)] and all('changed' in w for w in r.failed.values())
+    assert not {name(a), name(b), name(c)} & set(rows(folder)) and len(rows(folder)) == 3
+    assert caption_folder(folder, cap, progress=False).new == 2 and all(label in c for n, cs in rows(folder).items() for c in cs for label in [n.split('/')[0].replace('_', ' ')])
+
+def test_a_corrected_caption_is_not_sent_again(serve, tmp_path):
+    s = serve(); cap = captioner(s); folder = album(tmp_path); caption_folder(folder, cap, progress=False); file = folder/'metadata.jsonl'
+    lines = [json.loads(l) for l in file.read_text().splitlines()]; lines[0]['captions'][0] = lines[0]['text'] = 'corrected by a person'
+    file.write_text('\n'.join(map(json.dumps, lines))); assert submit(folder, cap) == {}
+
+def test_failed_ones_are_sent_again_when_asked_for(serve, tmp_path):
+    s = serve(by=lambda o: 'badrequest'); cap = captioner(s); folder = album(tmp_path); caption_folder(folder, cap, progress=False)
+    assert submit(folder, cap) == {} and sum(submit(folder, cap, retry_failed=True).values()) == 6
+
+def test_collect_counts_what_was_there(serve, tmp_path):
+    s = serve(); cap = captioner(s); folder = album(tmp_path); caption_folder(folder, cap, limit=2, progress=False)
+    submit(folder, cap); finished(folder, cap); r = collect(folder, cap); assert (len(r.captions), r.new, r.todo) == (6, 4, 0)

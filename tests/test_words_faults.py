@@ -2,13 +2,14 @@
 import json, sqlite3
 import pytest
 from faultserver import FaultServer
-from promptgan.base import BudgetExceeded, LLMBadResponse, LLMQuotaError, PromptganError
-from promptgan.captions import Shot
+from promptgan.base import BudgetExceeded, InputError, LLMBadResponse, LLMError, LLMQuotaError, PromptganError
+from promptgan.bulk import caption_folder
+from promptgan.captions import ChatGPTCaptioner, Shot, TemplateCaptioner
 from promptgan.datasets import scenes
 from promptgan.invent import write_prompts
 from promptgan.llm import ChatGPT
 from promptgan.replies import usage_of
-from promptgan.rewrite import _SHOTS, ChatGPTRewriter, meanings, same_meaning
+from promptgan.rewrite import _SHOTS, ChatGPTRewriter, meanings, rewrite_captions, rewrite_data, same_meaning
 from promptgan.wishes import Wishes, read_items, tidy
 from tinymodel import tiny_words
 
@@ -105,7 +106,7 @@ def test_every_name_of_a_language_is_checked(language):
     assert r.survivors(Shot('', captions=[old]), [(language, good), (language, bad)]) == [(language, good)]
 
 def test_other_languages_have_no_table():
-    r = ChatGPTRewriter(n=2, language='German', base_url='http://127.0.0.1:9/v1')
+    with pytest.warns(UserWarning, match='checked in German'): r = ChatGPTRewriter(n=2, language='German', base_url='http://127.0.0.1:9/v1')
     assert len(r.survivors(Shot('', captions=['a red circle']), [('German', 'ein roter Kreis')])) == 1
 
 # --- wishes
@@ -186,3 +187,86 @@ def test_prompts_that_were_paid_for_are_kept(end, tmp_path):
 def test_prompts_of_a_server_without_credit(tmp_path):
     with FaultServer(script=[None, 'quota']) as s, pytest.raises(LLMQuotaError) as e: write_prompts('x', 100, per_call=10, save=tmp_path/'p.txt', chat=ChatGPT(base_url=s.url))
     assert len(e.value.result) > 4 and (tmp_path/'p.txt').read_text().splitlines() == e.value.result
+
+# --- rewriting what is in a folder
+
+def pictures(root, *names):
+    from PIL import Image
+    for i, n in enumerate(names): (root/n).parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (8, 8), (i, 50, 99)).save(root/n)
+    return root
+
+def rows(folder): return {r['file_name']: r['captions'] for r in map(json.loads, (folder/'metadata.jsonl').read_text(encoding='utf8').splitlines())}
+
+def test_a_rewriting_stays_with_its_picture(serve, tmp_path):
+    "The label of one picture was rewritten; another of the same folder has a caption by hand, and an answer of its own"
+    s = serve(); folder = pictures(tmp_path, 'cat/1.png', 'cat/2.png')
+    (folder/'metadata.jsonl').write_text(json.dumps(dict(file_name='cat/2.png', text='two black cats')) + '\n')
+    cap = ChatGPTRewriter(n=2, per_call=1, base_url=s.url); caption_folder(folder, cap, progress=False); first = rows(folder)
+    r = caption_folder(folder, cap, progress=False); assert r.new == 0 and rows(folder) == first and len(first) == 2 and first['cat/2.png'][0] == 'two black cats'
+
+def test_our_captions_are_rewritten_too(serve, tmp_path):
+    s = serve(); folder = pictures(tmp_path, 'red circle/a.png', 'blue square/b.png'); caption_folder(folder, ChatGPTCaptioner(n=2, base_url=s.url), progress=False); ours = rows(folder)
+    cap = ChatGPTRewriter(n=2, base_url=s.url); r = caption_folder(folder, cap, progress=False)
+    assert (r.new, r.failed) == (2, {}) and all(rows(folder)[n][:2] == cs and len(rows(folder)[n]) > 2 for n, cs in ours.items())
+    assert caption_folder(folder, cap, progress=False).new == 0                          # its own are not rewritten again
+
+@pytest.mark.parametrize('code', ['cp1252', 'utf-8-sig', 'utf-16'])
+def test_captions_by_hand_in_another_encoding(code, tmp_path):
+    folder = pictures(tmp_path, 'a.png', 'b.png'); lines = [dict(file_name='a.png', text='café rouge'), dict(file_name='b.png', text='été')]
+    (folder/'metadata.jsonl').write_bytes('\n'.join(json.dumps(l, ensure_ascii=False) for l in lines).encode(code))
+    caption_folder(folder, TemplateCaptioner(templates=['一张{name}的图片'], n=1), progress=False)
+    assert rows(folder) == {'a.png': ['café rouge', '一张a的图片'], 'b.png': ['été', '一张b的图片']}
+
+class Moody(ChatGPTRewriter):
+    "Answers the first question, and raises at the others"
+    error, asked = None, 0
+    def ask(self, jobs, purse=None, stop=None):
+        self.asked += 1
+        if self.asked > 1 or self.error is None: raise self.error or LLMBadResponse('no captions came back')
+        return {i: [f'{s.captions[0]} again'] for i, (s, _) in enumerate(jobs)}, None
+
+def moody(error): r = Moody(n=1, per_call=1, base_url='http://127.0.0.1:9/v1'); r.error = error; return r
+
+def offline():
+    e = LLMBadResponse('no connection to HOST'); e.unsent = True; return e
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), SystemExit(143), BudgetExceeded('max_usd'), offline()])
+def test_rewritings_that_are_paid_are_kept(error, tmp_path):
+    caps = [f'a cat {i}' for i in range(6)]
+    with pytest.raises(type(error)) as e: rewrite_captions(caps, moody(error), workers=1)
+    assert e.value.result == {caps[0]: ['a cat 0 again']}                                # the rest was not asked, so there is no answer
+    data = scenes(3, split='train'); file = tmp_path/'rewritten.json'
+    with pytest.raises(type(error)): rewrite_data(data, moody(error), file, workers=1)
+    assert list(json.loads(file.read_text())) == [data.captions[0][0]]
+
+def test_an_outage_ends_rewriting():
+    with pytest.raises(LLMError, match='25 questions in a row failed, the last: no captions'): rewrite_captions([f'a cat {i}' for i in range(99)], moody(None), workers=1)
+
+def test_prompts_say_why_there_are_none():
+    with pytest.raises(LLMError, match='no connection to 127.0.0.1'): write_prompts('cats', 5, base_url='http://127.0.0.1:9/v1', attempts=1)
+
+def test_a_price_is_that_of_its_server():
+    from promptgan.prices import find_price
+    name = 'gpt-6-luna'; assert find_price(name) == find_price(name, 'https://eu.api.openai.com/v1') and find_price(name)
+    assert find_price(name, 'https://openai.com.example.com/v1') is None and find_price(name, 'https://models.example.com/v1', {name: [1, 2]}).read == 1
+
+def test_a_look_at_an_unknown_price_needs_a_number_of_calls(tmp_path):
+    far = ChatGPTCaptioner(n=1, model='m', base_url='https://models.example.com/v1')
+    for look in (far.estimate, far.preview):
+        with pytest.raises(InputError, match='max_calls'): look(pictures(tmp_path, 'a.png'))
+    assert far.estimate(tmp_path, k=0).usd is None
+
+def test_questions_under_way_at_ctrl_c_are_not_asked_twice(serve, tmp_path, monkeypatch):
+    "The answers come after more than the 5 s for which the interrupted run waits"
+    import time
+    from promptgan.bulk import _Run
+    s = serve(latency=7.); folder = pictures(tmp_path, 'a/1.png', 'b/2.png'); cap = ChatGPTCaptioner(n=1, base_url=s.url); start = _Run.start
+    def interrupted(self, workers): start(self, workers); time.sleep(.3); raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(_Run, 'start', interrupted)
+        with pytest.raises(KeyboardInterrupt): caption_folder(folder, cap, progress=False)
+    r = caption_folder(folder, cap, progress=False); assert len(s.asked) == 2 and len(r.captions) == 2
+
+def test_shortened_captions_are_counted(serve, tmp_path):
+    s = serve(); r = caption_folder(pictures(tmp_path, 'a/1.png'), ChatGPTCaptioner(n=2, max_words=2, base_url=s.url), progress=False)
+    assert r.shortened > 0 and f'{r.shortened} shortened' in str(r) and all(len(c.split()) <= 2 for c in r.captions['a/1.png'])
