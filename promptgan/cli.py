@@ -97,7 +97,7 @@ def _budget(minutes, kimg, epochs, n):
 @app.command(epilog='Example: promptgan train photos --preset small --minutes 30 --out runs/photos')
 def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Preset.small,
           from_:Annotated[Optional[str], typer.Option('--from', help='Fine-tune a run, folder or shipped model.')]=None,
-          size:Annotated[Optional[int], typer.Option(min=16, max=512, help="Side of the pictures; the preset's.")]=None,
+          size:Annotated[Optional[int], typer.Option(min=16, max=512, help="Side, a power of 2; the preset's.")]=None,
           minutes:Annotated[Optional[float], _number(.01, 100_000, 'Budget in minutes, words too.')]=None,
           kimg:Annotated[Optional[float], _number(.001, 1e7, 'Budget in thousands of pictures.')]=None,
           epochs:Annotated[Optional[float], _number(.001, 1e6, 'Budget in passes over the data; 10.')]=None,
@@ -113,9 +113,10 @@ def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Pres
     if sum(b is not None for b in (minutes, kimg, epochs)) > 1:
         raise typer.BadParameter('give only one of --minutes, --kimg and --epochs')
     from promptgan.demo import load_data
-    from promptgan.networks import PRESETS
+    from promptgan.networks import PRESETS, resized
     from promptgan.train import text_gan_learner
     lines = read_prompts(prompts) if prompts else None; out = out or Path('runs')/slug(Path(data).resolve().name)
+    resized(preset.value, size or _size(from_))
     pictures = load_data(data, size or _size(from_) or PRESETS[preset.value]['size'], seed); _say(repr(pictures))
     start = time.monotonic()
     learn = text_gan_learner(pictures, preset.value, out=out, from_=from_, lr=lr, lr_decay=lr_decay.value,

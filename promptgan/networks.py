@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
-           'build_networks', 'summary']
+           'resized', 'build_networks', 'summary']
 
 # %% ../nbs/07_networks.ipynb #ba7e308a
 import math
@@ -203,19 +203,33 @@ def build_discriminator(config:dict) -> nn.Module:
     "A discriminator from its `config`; `InputError` for unknown keys and sizes out of range"
     return _build(1, config)
 
+def resized(
+    preset:str,    # a key of `PRESETS`
+    size:int|None, # side of the pictures, a power of 2 from 32; None: the preset's
+) -> tuple[dict, dict]: # of generator and discriminator
+    "The settings of a preset for pictures of another size: more, or fewer, of its coarsest stages"
+    if preset not in PRESETS: raise InputError(f'unknown preset {preset!r}: choose one of {", ".join(PRESETS)}')
+    p = PRESETS[preset]; size = size or p['size']; more = int(math.log2(max(1, size)/p['size'])//1)
+    g, d = dict(p['generator'], size=size), dict(p['discriminator'], size=size)
+    if size == p['size']: return g, d
+    if g.get('arch') == 'dcgan': raise InputError(f'dcgan draws {p["size"]} pixels, not {size}: choose another preset')
+    if size < 32 or 2**more*p['size'] != size:
+        raise InputError(f'size {size}: the side of the pictures must be a power of 2 from 32, such as 32, 64 or 128')
+    wider = lambda w: (w[0],)*more + w if more > 0 else w[-more:]               # the coarsest comes first
+    return g | dict(widths=wider(g['widths'])), d | dict(widths=wider(d['widths'][::-1])[::-1])
+
 def build_networks(
     preset:str, # a key of `PRESETS`
     e:int=256,  # width of the text embedding
     seed:int=0, # seed of the first weights
+    size:int|None=None, # side of the pictures; None: the preset's
     **more,     # of the generator, for example memory=4096
 ) -> tuple[nn.Module, nn.Module]: # generator and discriminator
     "Both networks of a preset, with weights that depend on nothing but the seed"
-    if preset not in PRESETS: raise InputError(f'unknown preset {preset!r}: choose one of {", ".join(PRESETS)}')
-    p = PRESETS[preset]
+    g, d = resized(preset, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        both = dict(e=e, size=p['size'])
-        return build_generator(p['generator'] | both | more), build_discriminator(p['discriminator'] | both)
+        return build_generator(g | dict(e=e) | more), build_discriminator(d | dict(e=e))
 
 # %% ../nbs/07_networks.ipynb #0c1de1a4
 def summary(

@@ -18,7 +18,7 @@ from .contrast import train_text_model
 from .core import DataError, InputError, default_device, read_json, show_grid, write_json
 from .layers import world_size
 from .learner import Batches, GANLearner, Recipe, share_weights
-from .networks import PRESETS, build_networks
+from .networks import build_networks, resized
 from .pipeline import TextToImagePipeline
 from .pretrained import SentenceModel
 from .text import TextModel
@@ -88,17 +88,14 @@ def _same_precision(out, resume, precision, device):
     facts = read_json(out/'config.json').get('facts', {})
     return facts['precision'].split(' (')[0] if facts.get('device') == str(device) else precision
 
-def _networks(start, preset, e, seed, memory):
+def _networks(start, preset, e, seed, size, memory):
     "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
-    if start is None: return build_networks(preset, e, seed, **(dict(memory=memory) if memory else {}))
-    G, D = start.generator, start.discriminator or build_networks(preset, e, seed)[1]; size = G.config['size']
-    if size != D.config['size']: raise InputError(
-        f'the pipeline draws {size} pixels and has no discriminator; that of {preset!r} judges {D.config["size"]}: '
-        'choose another preset')
+    if start is None: return build_networks(preset, e, seed, size, **(dict(memory=memory) if memory else {}))
+    G, D = start.generator, start.discriminator or build_networks(preset, e, seed, size)[1]
     return tuple(n.train().requires_grad_(True) for n in (G, D))
 
 def text_gan_learner(
-    data,               # TextImageData: pictures with captions; only its 'train' split is trained on
+    data,               # TextImageData: pictures with captions; only its 'train' split is trained on; its size is drawn
     preset:str='small', # key of `PRESETS`
     out=None,           # run folder; None keeps everything in memory
     words=None,         # TextModel; None trains one on the captions
@@ -123,16 +120,16 @@ def text_gan_learner(
     "A learner with words, networks, recipe, averaging, record, samples and crash-safe saves"
     train = data.train
     if not len(train): raise DataError('no training pictures: the data set has none in its train split')
-    if preset not in PRESETS: raise InputError(f'unknown preset {preset!r}: choose one of {", ".join(PRESETS)}')
     device, out = default_device(device), out and Path(out)
     if out and not resume and ((out/'checkpoints').exists() or (out/'config.json').exists()):
         raise InputError(f'{out} holds a run already: give another folder, or resume=True (--resume) to go on with it')
     start = TextToImagePipeline.from_pretrained(from_) if from_ is not None else None
+    size = data.size; resized(preset, size)  # refuses a size before anything is learned
+    if start and start.size != size:
+        raise InputError(f'pictures of {size} pixels, but {from_} draws {start.size}: load the data with that size')
     words = _text(data, start.words if start else words, text_minutes, seed, out, resume, log); words.to(device)
     share_weights(words.encoder)             # each process has solved them; machines differ in the last bits
-    G, D = _networks(start, preset, words.e, seed, memory); size = G.config['size']
-    if data.size != size:
-        raise InputError(f'pictures of {data.size} pixels do not fit {preset!r}: load the data with size={size}')
+    G, D = _networks(start, preset, words.e, seed, size, memory)
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])

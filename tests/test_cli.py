@@ -123,7 +123,7 @@ def training(module):
     def learner(data, preset, **kw): asked.preset, asked.kw = preset, kw; return asked
     def fit(**kw): asked.budget = kw
     asked.fit = fit
-    module('demo', load_data=load_data); module('train', text_gan_learner=learner); module('networks', PRESETS=dict(small=dict(size=64), base128=dict(size=128)))
+    module('demo', load_data=load_data); module('train', text_gan_learner=learner); module('networks', resized=lambda preset, size: None, PRESETS=dict(small=dict(size=64), base128=dict(size=128)))
     module('report', write_report=lambda out, *args, **kw: out/'report.html')
     return asked
 

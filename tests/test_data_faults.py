@@ -380,3 +380,22 @@ def test_mapped_equals_in_memory(folder):
     a, b = load(folder, valid=.3), load(folder, valid=.3, max_ram_gb=0)
     assert a.fingerprint() == b.fingerprint() and a.names == b.names
     assert b.train.imgs.data_ptr() == b.imgs.data_ptr() and torch.equal(a.valid.imgs, b.valid.imgs)
+
+# --- scenes are drawn once
+
+def test_drawn_scenes_are_kept_and_a_damaged_file_is_not_used(tmp_path, monkeypatch):
+    import promptgan.datasets as datasets
+    monkeypatch.setenv('PROMPTGAN_HOME', str(tmp_path)); drawn = []; draw_all = datasets._draw_all
+    monkeypatch.setattr(datasets, '_draw_all', lambda *a: drawn.append(a) or draw_all(*a)); monkeypatch.setattr(datasets, '_recipe', lambda: 'x')
+    first = datasets.scenes(20, split='train').imgs; again = datasets.scenes(20, split='train').imgs
+    assert len(drawn) == 1 and first.equal(again)
+    file, = (tmp_path/'scenes').iterdir(); data = bytearray(file.read_bytes()); data[-1000] ^= 1; file.write_bytes(data)
+    assert datasets.scenes(20, split='train').imgs.equal(first) and len(drawn) == 2       # one bit
+    for bad in (b'', b'no picture'): file.write_bytes(bad); assert datasets.scenes(20, split='train').imgs.equal(first)
+    assert len(drawn) == 4 and datasets.scenes(20, split='train', seed=1) is not None and len(drawn) == 5 and len(list((tmp_path/'scenes').iterdir())) == 2
+
+def test_ten_thousand_scenes_in_a_minute(tmp_path, monkeypatch):
+    import time
+    from promptgan.datasets import scenes
+    monkeypatch.setenv('PROMPTGAN_HOME', str(tmp_path)); start = time.process_time(); scenes(500, split='train')
+    assert (time.process_time() - start)*20 < 60      # of one core; captions included

@@ -1,7 +1,7 @@
 "A run folder goes on with its own words, settings and precision; what differs is told"
 import warnings
 import pytest, torch
-from promptgan import text_gan_learner
+from promptgan import InputError, text_gan_learner
 from tinymodel import tiny_pipeline
 
 @pytest.fixture(scope='module')
@@ -39,3 +39,14 @@ def test_a_stop_is_told(saved, tiny, tmp_path, capsys):
         def after_step(self, learn): learn.stop = 'test'
     learn = learner(data, tmp_path if saved else None, words=pipe.words); learn.cbs.append(Stop()); learn.fit(steps=9)
     told = capsys.readouterr().out; assert told.count('\n') == 1 and 'stopped at step 1 (test)' in told and ('resume=True' in told) == saved
+
+def test_networks_follow_the_size_of_the_pictures(tmp_path):
+    from promptgan.datasets import scenes
+    from promptgan.networks import build_networks, summary
+    pipe, data = tiny_pipeline(64); small = scenes(40, size=32, split='train')
+    learn = learner(small, tmp_path/'small', words=pipe.words).fit(steps=2); assert learn.draw(['a red house']).shape[-2:] == (32, 32)
+    from promptgan import TextToImagePipeline; assert TextToImagePipeline.from_pretrained(tmp_path/'small').size == 32
+    for size in (32, 128, 256): assert [c.rows[-1][0] != '' for c in summary(*build_networks('small', size=size))] == [True, True]
+    for size, preset in ((48, 'small'), (16, 'nano'), (32, 'dcgan')):
+        with pytest.raises(InputError, match='power of 2|dcgan draws'): text_gan_learner(scenes(4, size=size, split='train'), preset, out=tmp_path/'no', progress=False)
+    assert not (tmp_path/'no').exists()                                              # refused before any words were learned
