@@ -19,7 +19,7 @@ from .playground import example_prompts
 # %% ../nbs/17g_attention.ipynb #1fba9894
 def without_each(
     words,      # `TextModel`
-    prompt:str,
+    prompt:str, # any text
 ) -> list:      # of (word, the prompt without it)
     "The words of a prompt, and the prompt without each"
     at, out = 0, []
@@ -57,8 +57,8 @@ def _film(effects):
 # %% ../nbs/17g_attention.ipynb #83337c69
 def word_effects(
     pipe,        # `TextToImagePipeline`
-    prompt:str,
-    seed:int=0,
+    prompt:str,  # any text
+    seed:int=0,  # of the first noise; the next has the next seed
     n:int=4,     # noises to average over; the first is shown
     most:int=40, # words
     stop=None,   # threading.Event: end early
@@ -103,7 +103,7 @@ class WordAttention(Frame):
     def __init__(self,
         pipe,        # `TextToImagePipeline`, or what `from_pretrained` takes
         prompt=None, # an example if None
-        seed:int=0,
+        seed:int=0,  # of the noise to begin with
     ):
         super().__init__()
         self.pipe, self.effects = pipe if hasattr(pipe, 'words') else TextToImagePipeline.from_pretrained(pipe), None

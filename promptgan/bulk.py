@@ -103,7 +103,9 @@ def shots_of(
     return list_shots(folder, {r['name']: texts(r['answer']) for r in mine})
 
 @patch
-def do(self:_Run, shots):
+def do(self:_Run,
+    shots, # list of `Shot`
+):
     "Claim, ask, write down"
     mine = []
     for s in shots:
@@ -118,7 +120,9 @@ def do(self:_Run, shots):
     except BaseException: self.book.release([k for *_, k in mine]); raise
 
 @patch
-def answer(self:_Run, mine):
+def answer(self:_Run,
+    mine, # list of (shot, bytes of its picture, key in the ledger)
+):
     "Ask about pictures that are ours; those that an answer leaves out are asked about one by one"
     got, a, why, state, error = {}, None, 'no captions came back', 'failed', None
     try: got, a = self.captioner.ask([j[:2] for j in mine], self.book, self.stop)
@@ -306,7 +310,13 @@ def estimate_folder(
     model = captioner.chat.model
     return Estimate(len(shots), len(todo), read[1], write[1], *usd, basis, model, farewell(price, model))
 
-def probe(captioner, folder, k, max_usd=.05, ledger=None):
+def probe(
+    captioner,   # a captioner with a `chat`
+    folder,      # of pictures
+    k,           # how many pictures
+    max_usd=.05, # most USD for this, beyond what the folder has cost so far
+    ledger=None, # path of the ledger; None: in the folder
+):
     "Ask about `k` pictures from all over the folder; a `CaptionResult`; nothing is written beside them"
     path = ledger or Path(folder)/LEDGER; book = Ledger(path); spent = book.spent; book.close()
     shots = list_shots(folder); step = max(1, len(shots)//k)

@@ -16,8 +16,10 @@ from .layers import world_size
 
 # %% ../nbs/10_callbacks.ipynb #36b3c1d4
 class EMA:
-    "Keeps `learn.G_ema`, the running average of the generator's weights, in eval mode"
-    def __init__(self, half_life:int=10_000): self.half_life = half_life
+    "Callback of a `GANLearner` `learn`: keeps `learn.G_ema`, the running mean of the generator's weights, in eval mode"
+    def __init__(self,
+        half_life:int=10_000, # images until a weight counts half; less at first, a 20th of those seen
+    ): self.half_life = half_life
     def before_fit(self, learn):
         "Before the first step"
         if not hasattr(learn, 'G_ema'): learn.G_ema = copy.deepcopy(learn.G).eval().requires_grad_(False)
@@ -33,8 +35,11 @@ class EMA:
 CURVE_NAMES = dict(d_real='D(real)', d_fake='D(fake)', d_wrong='D(wrong words)', prompt_acc='prompt accuracy')
 
 class Recorder:
-    "Averages what a step reports, keeps rows in `learn.recorder.rows` and appends them to `metrics.jsonl`"
-    def __init__(self, path=None, every:int=20):
+    "Callback of a `GANLearner` `learn`: means of what steps report, in `learn.recorder.rows` and `metrics.jsonl`"
+    def __init__(self,
+        path=None,    # of metrics.jsonl; None writes nothing
+        every:int=20, # steps per row
+    ):
         self.path, self.every, self.rows, self.sums, self.n = path and Path(path), every, [], {}, 0
     def before_fit(self, learn):
         "Before the first step"
@@ -71,8 +76,11 @@ class Recorder:
 
 # %% ../nbs/10_callbacks.ipynb #2f823c66
 class Samples:
-    "Calls `show(learn)` every `seconds` of training (and at the end), e.g. to draw fixed prompts"
-    def __init__(self, show, seconds:float=60.): self.show, self.seconds, self.next = show, seconds, 0.
+    "Callback of a `GANLearner` `learn`: calls `show(learn)` every `seconds` of training and at the end"
+    def __init__(self,
+        show,              # function of the learner, such as one that draws fixed prompts
+        seconds:float=60., # of training between two calls
+    ): self.show, self.seconds, self.next = show, seconds, 0.
     def before_fit(self, learn):
         "Before the first step"
         self.next = learn.seconds + self.seconds
@@ -84,8 +92,10 @@ class Samples:
         if learn.rank == 0: self.show(learn)
 
 class Progress:
-    "A progress bar over the budget with pictures per second, for terminals and notebooks"
-    def __init__(self, **kw): self.kw = kw
+    "Callback of a `GANLearner` `learn`: a bar over the budget with pictures per second, for terminals and notebooks"
+    def __init__(self,
+        **kw, # of `tqdm`
+    ): self.kw = kw
     def before_fit(self, learn):
         "Before the first step"
         form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
@@ -113,25 +123,37 @@ class _Counters:
         for k in ('step', 'images', 'seconds', 'skipped'): setattr(self.learn, k, d[k])
 
 class Saver:
-    "Saves the whole state every `seconds` or `steps` and at the end; `fit(resume=True)` goes on from the newest"
-    def __init__(self, folder, seconds:float=120., steps:int|None=None, keep:int=2, after_save=None):
+    "Callback of a `GANLearner` `learn`: saves its whole state now and then; `fit(resume=True)` goes on from the newest"
+    def __init__(self,
+        folder,              # where checkpoints are kept
+        seconds:float=120.,  # of training between two checkpoints
+        steps:int|None=None, # steps between two, besides; None: by time only
+        keep:int=2,          # checkpoints to keep, the newest
+        after_save=None,     # called with the learner after each
+    ):
         self.manager, self.seconds, self.steps = CheckpointManager(folder, keep), seconds, steps
         self.next, self.after_save = 0., after_save
         self.saved = None
-    def parts(self, learn):
+    def parts(self,
+        learn, # `GANLearner`
+    ):
         "All that has a state"
         extra = {f'cb{i}': cb for i, cb in enumerate(learn.cbs) if hasattr(cb, 'state_dict')}
         ema = {'G_ema': learn.G_ema} if hasattr(learn, 'G_ema') else {}
         return dict(G=learn.G, D=learn.D, **ema, opt_g=learn.opt_g, opt_d=learn.opt_d, counters=_Counters(learn),
                     **extra)
-    def save(self, learn):
+    def save(self,
+        learn, # `GANLearner`
+    ):
         "Write a checkpoint now"
         if learn.rank == 0 and learn.step != self.saved:
             meta = dict(config=learn.config, threads=torch.get_num_threads(), torch=torch.__version__)
             self.manager.save(learn.step, state_tree(self.parts(learn)), meta)
             self.saved = learn.step
             if self.after_save: self.after_save(learn)
-    def resume(self, learn):
+    def resume(self,
+        learn, # `GANLearner`, gets the state
+    ):
         "Load the newest good checkpoint; None when there is none"
         found = self.manager.load()
         if found is None: return None
@@ -155,7 +177,7 @@ class Saver:
 
 # %% ../nbs/10_callbacks.ipynb #51734bc6
 class StopOnSignal:
-    "First Ctrl-C or SIGTERM: finish the step, save, stop. Second Ctrl-C: stop at once"
+    "Callback of a `GANLearner` `learn`: first Ctrl-C or SIGTERM: finish the step, save, stop; second Ctrl-C: at once"
     def before_fit(self, learn):
         "Before the first step"
         self.old = {}

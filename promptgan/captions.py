@@ -84,11 +84,16 @@ class TemplateCaptioner:
 
     def __repr__(self): return f'TemplateCaptioner({len(self.templates)} templates)'
 
-    def key(self, shot, data=b''):
+    def key(self,
+        shot,     # `Shot`
+        data=b'', # what `read` gave; not used
+    ):
         "What the answer depends on"
         return item_key(self.template, shot.name, shot.words)
 
-    def read(self, shot):
+    def read(self,
+        shot, # `Shot`
+    ):
         "Nothing of the picture is needed"
         return b''
 
@@ -168,18 +173,25 @@ class ChatGPTCaptioner:
         "The form of the answer"
         return answer_schema(self.wishes)
 
-    def read(self, shot):
+    def read(self,
+        shot, # `Shot`
+    ):
         "The bytes of a picture; `DataError` if it cannot be read"
         try: return _bytes_of(shot.path)
         except OSError as e: raise DataError(f'{e.strerror or e} (errno {e.errno})') from e
 
-    def known(self, shot):
+    def known(self,
+        shot, # `Shot`
+    ):
         "What is sent along with a picture"
         if not self.hints: return {}
         known = dict(label=shot.label[:200], captions=[c[:500] for c in shot.captions[:5]])
         return {k: v for k, v in known.items() if v}
 
-    def key(self, shot, data):
+    def key(self,
+        shot, # `Shot`
+        data, # bytes of its picture
+    ):
         "What the answer depends on: the picture, the instructions, the model, what is known"
         used = shot.words if '{' in self.wishes.template.replace('{caption}', '') else ''
         return item_key(self.template, data, self.known(shot), used)

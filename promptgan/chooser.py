@@ -120,7 +120,7 @@ _SOURCES = {'scenes (drawn)': "scenes(2000, size={size})", 'emoji': "emoji(size=
 def training_code(
     preset:str,        # key of `PRESETS`
     source='emoji',    # key of the table above, or a folder
-    minutes:float=10.,
+    minutes:float=10., # budget of the training
     device=None,       # None: the fastest there is
     folder='photos',   # what 'a folder of mine' means
 ) -> str:              # a program

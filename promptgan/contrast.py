@@ -30,7 +30,10 @@ def canonical(
 # %% ../nbs/05a_contrast.ipynb #a025ed07
 class CaptionSet:
     "All captions of a data set as padded tokens (n,c,len), with how many there are of each picture"
-    def __init__(self, data, tokenizer):
+    def __init__(self,
+        data,      # TextImageData; only its captions are used
+        tokenizer, # `Tokenizer`
+    ):
         self.count = torch.tensor([len(c) for c in data.captions])
         if not len(data) or (self.count == 0).any():
             raise DataError('every picture needs a caption: write captions or leave those pictures out')
@@ -38,7 +41,10 @@ class CaptionSet:
         self.start = self.count.cumsum(0) - self.count
         self.flat, self.lens, self.vocab = flat, (flat > 0).sum(1), len(tokenizer)
     def __len__(self): return len(self.count)
-    def pick(self, idx, g):
+    def pick(self,
+        idx, # (b,) numbers of pictures
+        g,   # torch.Generator
+    ):
         "Two different captions of each picture (the same one twice where there is but one): two (b,n) batches"
         n = self.count[idx]; i = (torch.rand(len(idx), generator=g)*n).long()
         j = (i + 1 + (torch.rand(len(idx), generator=g)*(n-1)).long()) % n
@@ -69,7 +75,7 @@ def collocations(
 def spectral_words(
     encoder:TextEncoder, # gets its word vectors
     caps:CaptionSet,     # the captions
-    g:torch.Generator,
+    g:torch.Generator,   # draws pairs and the random rest
     samples:int=8_000,   # pairs of captions to learn from
     most:int=2_000,      # words, the most frequent ones, that are solved for; the rest is random
 ) -> int: # number of directions that mean something
@@ -91,7 +97,11 @@ def spectral_words(
 # %% ../nbs/05a_contrast.ipynb #9427c2c2
 class HardCaptions:
     "Finds captions that share most words, and exchanges words of one class"
-    def __init__(self, caps:CaptionSet, g:torch.Generator, classes_from:int=20_000):
+    def __init__(self,
+        caps:CaptionSet,         # the captions
+        g:torch.Generator,       # not used
+        classes_from:int=20_000, # captions from which classes of words are learned
+    ):
         self.caps, V = caps, caps.vocab
         bag = (_bags(caps.flat[caps.start], V) > 0).float(); idf = (len(caps)/bag.sum(0).clamp(min=1)).log()
         self.bag = F.normalize(bag*idf, dim=1)
@@ -101,12 +111,19 @@ class HardCaptions:
         ctx.index_put_((left[ok], V + right[ok]), one, accumulate=True)
         ctx = F.normalize(ctx.log1p(), dim=1); self.alike = (ctx @ ctx.T > .5).fill_diagonal_(False)
         self.alike[0] = self.alike[:, 0] = False
-    def families(self, bs, size, g):
+    def families(self,
+        bs,   # pictures
+        size, # pictures per family
+        g,    # draws them
+    ):
         "Picture numbers (bs,) in families of `size` whose captions share most words"
         anchors = torch.randint(len(self.caps), (bs//size,), generator=g)
         score = self.bag[anchors] @ self.bag.T
         return (score + .1*torch.rand(score.shape, generator=g)).topk(min(size, len(self.caps)), 1).indices.flatten()
-    def swap(self, tok, g):
+    def swap(self,
+        tok, # (b,n) token ids
+        g,   # draws the pairs of words
+    ):
         "Exchange two words of one class in each caption; also says where that was possible"
         b, n = tok.shape
         pairs = self.alike[tok[:, :, None].expand(b, n, n), tok[:, None].expand(b, n, n)].triu(1).flatten(1).float()
@@ -133,7 +150,12 @@ def swap_contrastive(
 
 # %% ../nbs/05a_contrast.ipynb #f3c94210
 @torch.no_grad()
-def fit_projection(encoder, caps, g, samples=12_000):
+def fit_projection(
+    encoder,        # `TextEncoder`, gets its mean and projection
+    caps,           # `CaptionSet`
+    g,              # draws the pairs
+    samples=12_000, # pairs of captions to learn from, at most
+):
     "Solve the encoder's last step: the directions that captions of the same picture share, each with variance 1"
     idx = torch.randint(len(caps), (min(samples, 6*len(caps)),), generator=g); sides = [[], []]
     for part in idx.split(1000):
@@ -146,7 +168,7 @@ def fit_projection(encoder, caps, g, samples=12_000):
 def start_encoder(
     tokenizer:Tokenizer, # trained on the captions
     caps:CaptionSet,     # the captions
-    g:torch.Generator,
+    g:torch.Generator,   # draws the random weights
     **config,            # of `TextEncoder`
 ) -> TextEncoder:
     "An encoder with spectral words and known pairs; pooling is random, its blocks do nothing yet"
@@ -160,7 +182,7 @@ def start_encoder(
 def contrast(
     enc:TextEncoder,   # is trained in place
     caps:CaptionSet,   # the captions
-    g:torch.Generator,
+    g:torch.Generator, # draws batches and the head
     minutes:float=1., steps:int|None=None, # time, or number of steps
     bs:int=48,         # captions per step (each in two wordings, and one swapped)
     lr:float=3e-4,     # learning rate, decays to zero

@@ -21,7 +21,7 @@ class _Silent: "In the place of a progress bar"
 
 # %% ../nbs/17d_dashboard.ipynb #f1917eb1
 class Trainer:
-    "A learner in a thread: start, pause, go on, stop"
+    "A learner in a thread: start, pause, go on, stop; a callback of its `GANLearner`, which is `learn`"
     def __init__(self,
         learn, # `GANLearner`
     ):
@@ -32,7 +32,9 @@ class Trainer:
         learn.cbs = [*(_Silent() if isinstance(cb, Progress) else cb for cb in learn.cbs), *draws, self]
     running = property(lambda self: self.thread is not None and self.thread.is_alive(), doc='Whether it trains')
     paused = property(lambda self: not self._open.is_set(), doc='Whether it waits')
-    def start(self, **budget) -> bool:
+    def start(self,
+        **budget, # of `GANLearner.fit`
+    ) -> bool:
         "Train for `minutes=`, `steps=` or `images=`, from the checkpoint if there is one. False if it runs already"
         if self.running: return False
         l = self.learn
@@ -64,12 +66,16 @@ def go_on(self:Trainer):
     "End the pause"
     self._open.set()
 @patch
-def stop(self:Trainer, seconds=0.):
+def stop(self:Trainer,
+    seconds=0., # to wait at most; 0: not at all
+):
     "Finish the step, save, end; wait for that so many seconds"
     self.stopped = True; self._open.set()
     if self.thread and seconds: self.thread.join(seconds)
 @patch
-def left(self:Trainer, rows=()):
+def left(self:Trainer,
+    rows=(), # not used, see `TrainProcess.left`
+):
     "Seconds to go, None where that is not known"
     l, b = self.learn, self.learn.budget; frac = l.frac if self.running and (b.steps or b.seconds) else 0
     return (l.seconds - b.from_seconds)*(1 - frac)/frac if frac > 0 else None
@@ -96,7 +102,9 @@ class TrainProcess:
     def stopped(self) -> bool:
         "Whether it ended because it was asked to"
         return self.asked or (self.process is not None and self.process.poll() in (130, 143, -signal.SIGTERM))
-    def start(self, **_) -> bool:
+    def start(self,
+        **_, # not used: its budget is fixed
+    ) -> bool:
         "Start, or go on with what is saved; False if it runs already"
         if self.running: return False
         self.out.mkdir(parents=True, exist_ok=True); resume = ['--resume']*(self.out/'config.json').exists()
@@ -140,7 +148,9 @@ def _plan(self:TrainProcess):
     return [*self.args[:i], f'{max(.01, left/60):.4f}'.rstrip('0').rstrip('.'), *self.args[i + 1:]]
 
 @patch
-def stop(self:TrainProcess, seconds=0.):
+def stop(self:TrainProcess,
+    seconds=0., # to wait at most; 0: not at all
+):
     "Ask it to save and end; wait for that so many seconds"
     self.asked = self.asked or self.running
     pid = trainer_of(self.out) or (self.process.pid if self.process and self.process.poll() is None else None)
@@ -154,7 +164,9 @@ def pause(self:TrainProcess):
 @patch
 def go_on(self:TrainProcess): "Nothing: Start goes on"; self.start()
 @patch
-def left(self:TrainProcess, rows=()):
+def left(self:TrainProcess,
+    rows=(), # of metrics.jsonl
+):
     "Seconds to go by its budget, None where that is not known"
     if self._budget() is None: return None
     _, unit, whole = self._budget(); until = self._until() or whole

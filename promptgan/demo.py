@@ -33,7 +33,7 @@ DEMO_PROMPTS = dict(
 def load_data(
     data,          # 'emoji', 'scenes', a folder of pictures with captions, or a TextImageData
     size:int=64,   # side of the pictures
-    seed:int=0,
+    seed:int=0,    # of the scenes, or of what a folder gives to validation
 ) -> TextImageData:
     "The data set of that name, or the folder"
     if isinstance(data, TextImageData): return data
@@ -88,13 +88,15 @@ def demo(
     data='emoji',       # 'emoji', 'scenes', a folder, or a TextImageData
     minutes:float=8.,   # for text encoder and GAN together
     out='runs/demo',    # the run folder
-    seed:int=0,
+    seed:int=0,         # of everything random
     preset:str='small', # key of `PRESETS`
-    device=None, precision:str='auto', resume:bool=False,
+    device=None,        # None: the fastest there is
+    precision:str='auto', # 'auto', 'fp32' or 'bf16'
+    resume:bool=False,  # go on in `out`; without it a used folder is refused
     say=print,          # where messages go
     command:str='',     # the command line, for the report
     n_eval:int=200,     # prompts in the exam
-    progress:bool=True,
+    progress:bool=True, # progress bar?
     judge_steps:int=300, # training of the independent encoder that judges retrieval, where none is shipped for the data
     chatgpt:bool=False, # let ChatGPT say the training captions in other words, too; needs OPENAI_API_KEY
 ) -> dict:              # the numbers of evaluation.json
@@ -123,7 +125,11 @@ def demo(
     return _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0)
 
 # %% ../nbs/17a_demo.ipynb #594d060d
-def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
+def conv_rate(
+    precision,        # `Precision`, what to measure
+    device='cpu',     # where to measure
+    seconds:float=.5, # to measure, at least
+) -> float:
     "GFLOP/s of a 3x3 convolution of 64 channels at 32x32, forward and backward, as measured now"
     x = precision.to(torch.randn(32, 64, 32, 32, device=device)).requires_grad_()
     conv = precision.to(torch.nn.Conv2d(64, 64, 3, padding=1).to(device))
@@ -135,7 +141,9 @@ def conv_rate(precision, device='cpu', seconds:float=.5) -> float:
     if torch.device(device).type == 'cuda': torch.cuda.synchronize()
     return 3*2*32*64*64*9*32*32*(n-1)/(time.perf_counter() - t0)/1e9
 
-def speed(learn) -> dict:
+def speed(
+    learn, # `GANLearner` that has trained
+) -> dict:
     "Pictures per second, FLOPs per picture and share of the machine's convolution rate, and peak memory"
     from promptgan.networks import summary
     import resource, sys

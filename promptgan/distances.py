@@ -70,7 +70,7 @@ def half_samples(
     real:torch.Tensor, # (n,d) features
     fake:torch.Tensor, # (m,d)
     times:int=30,      # halves
-    seed:int=0,
+    seed:int=0,        # of the choice of halves
 ) -> dict: # for each number the half width of its 95% interval; under '' where there is but one
     "How uncertain a distance is"
     g = rng(seed, 'halves'); half = lambda x: x[torch.randperm(len(x), generator=g)[:len(x)//2]]; rows = []

@@ -42,20 +42,42 @@ class Scene:
 # %% ../nbs/02a_draw.ipynb #f9a8d78a
 class Pen:
     "Draws in box coordinates (-1 to 1) on a canvas, in an object's place, size, turn and colours"
-    def __init__(self, draw, x, y, w, h, turn=0., flip=1, paint=None, line=3):
+    def __init__(self,
+        draw,       # ImageDraw of the canvas
+        x, y,       # middle of the box in pixels
+        w, h,       # half its width and height in pixels
+        turn=0.,    # radians, clockwise
+        flip=1,     # -1: left and right exchanged
+        paint=None, # dict of colours by name; 'c' fills, 'k' outlines
+        line=3,     # width of lines in pixels
+    ):
         self.draw, self.paint, self.line = draw, paint or {}, line
         c, s = math.cos(turn), math.sin(turn)
         self.at = lambda u, v: (x + (c*u*flip*w - s*v*h)/1, y + (s*u*flip*w + c*v*h)/1)
-    def poly(self, pts, fill='c', outline='k'):
+    def poly(self,
+        pts,         # list of (u, v), -1 to 1; v goes down
+        fill='c',    # key of `paint`
+        outline='k', # key of `paint`; None: no outline
+    ):
         "A filled polygon through box points `pts`"
         p = [self.at(*q) for q in pts]
         self.draw.polygon(p, fill=self.paint[fill])
         if outline: self.draw.line(p + p[:2], fill=self.paint[outline], width=self.line, joint='curve')
-    def oval(self, u, v, ru, rv, fill='c', outline='k', a0=0., a1=2*math.pi, n=28):
+    def oval(self,
+        u, v,                  # middle, -1 to 1
+        ru, rv,                # half axes
+        fill='c', outline='k', # keys of `paint`; outline None: no outline
+        a0=0., a1=2*math.pi,   # from and to, radians
+        n=28,                  # corners of the polygon that is drawn
+    ):
         "A filled ellipse (or the part of it from angle a0 to a1) around (u, v)"
         angles = [a0 + (a1-a0)*i/n for i in range(n + (a1-a0 < 2*math.pi))]
         self.poly([(u+ru*math.cos(a), v+rv*math.sin(a)) for a in angles], fill, outline)
-    def stroke(self, pts, fill='k', width=None):
+    def stroke(self,
+        pts,        # list of (u, v), -1 to 1
+        fill='k',   # key of `paint`
+        width=None, # in pixels; None: that of the pen
+    ):
         "An open line through box points"
         self.draw.line([self.at(*q) for q in pts], fill=self.paint[fill], width=width or self.line, joint='curve')
 

@@ -20,13 +20,17 @@ HEADS = dict(skin_tone=6, group=10, colour=11)   # answers to each question
 
 class EmojiReader(nn.Module):
     "Reads emoji of 64 pixels: (b,3,64,64) in [-1,1] -> logits of each question"
-    def __init__(self, w:int=24):
+    def __init__(self,
+        w:int=24, # channels of the first convolution
+    ):
         super().__init__()
         conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
         stages = conv(3, w), conv(w, 2*w), conv(2*w, 3*w), conv(3*w, 4*w)
         self.body = nn.Sequential(*stages, nn.Flatten(), nn.Dropout(.3))
         self.head = nn.Linear(4*w*16, sum(HEADS.values()))
-    def forward(self, img): return dict(zip(HEADS, self.head(self.body(img)).split([*HEADS.values()], -1)))
+    def forward(self,
+        img, # (b,3,64,64) in [-1,1]
+    ): return dict(zip(HEADS, self.head(self.body(img)).split([*HEADS.values()], -1)))
 
 def emoji_answers(
     attrs:dict, # `emoji().attrs`

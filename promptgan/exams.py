@@ -22,7 +22,8 @@ from .reader import load_reader, read_scenes, score_scenes
 # %% ../nbs/12f_exams.ipynb #d821ef9e
 def bootstrap(
     scores:torch.Tensor, # (n,) one score per prompt or object
-    seed:int=0, n:int=1000,
+    seed:int=0,          # of the resampling
+    n:int=1000,          # resamples
 ) -> tuple[float, float]: # 2.5% and 97.5% point of the mean
     "95% interval of a mean by the bootstrap"
     if not len(scores): raise InputError('no scores: nothing to average')
@@ -34,7 +35,7 @@ def number(
     scores:torch.Tensor, # (n,) one score per prompt or object
     ceiling=None,        # the same for real pictures
     floor=None,          # the same for pictures of other words
-    seed:int=0,
+    seed:int=0,          # of the bootstrap
     **anchors,           # more scores to compare with
 ) -> dict: # value, low, high, ceiling, floor, n, anchors
     "A mean with its interval and what it must be compared with"
@@ -84,7 +85,7 @@ def checked(
 
 # %% ../nbs/12f_exams.ipynb #e8c6c083
 def attribute_numbers(
-    exam:Exam,
+    exam:Exam,        # real and drawn pictures
     brief:bool=False, # only the mean, the kind (skin tone) and all right
     end:str='',       # added to each name
 ) -> tuple[dict, dict]: # numbers, and facts: the hash of the judge; both empty where attributes are not known
@@ -117,7 +118,7 @@ def _emoji_numbers(exam):
 
 # %% ../nbs/12f_exams.ipynb #0e068acd
 def retrieval_numbers(
-    exam:Exam,
+    exam:Exam,        # real and drawn pictures
     judge,            # EvalEncoder
     brief:bool=False, # only R-precision among random captions
     end:str='',       # added to each name
@@ -136,7 +137,7 @@ def retrieval_numbers(
 
 # %% ../nbs/12f_exams.ipynb #d6bfc094
 def real_again(
-    exam:Exam,
+    exam:Exam, # real and drawn pictures
 ) -> tuple[torch.Tensor|None, str]: # (n,3,h,w) in [-1,1], or None; and where they come from
     "Other real pictures, as many, for ceilings"
     again, n = other_real(exam.data, exam.seed + 1), len(exam.data)
@@ -153,7 +154,7 @@ def mean_picture(
     return data.imgs[:4000].float().mean(0, keepdim=True)/127.5 - 1
 
 def crowd_numbers(
-    exam:Exam,
+    exam:Exam,         # real and drawn pictures
     encode,            # function: pictures (n,3,h,w) in [-1,1] -> features (n,d)
     again=None,        # features of other real pictures; None: halves of the exam
     fog=None,          # features of the mean picture; None leaves the floors out
@@ -177,7 +178,7 @@ def crowd_numbers(
 
 # %% ../nbs/12f_exams.ipynb #b8dbb730
 def pixel_numbers(
-    exam:Exam,
+    exam:Exam,   # real and drawn pictures
     again=None,  # (n,3,h,w) other real pictures of the same words
     best=None,   # (m,k,3,h,w): k pictures of each of the first m prompts
 ) -> dict: # mae, mse, ssim, and mae and mse at 8x8
@@ -200,7 +201,9 @@ def pixel_numbers(
     if exam.data.size >= 11: out['ssim'] = all_of(ssim, torch.max)
     return out
 
-def copy_numbers(exam:Exam) -> dict:
+def copy_numbers(
+    exam:Exam, # with the training pictures in `train`; without them the result is empty
+) -> dict:
     "Copies of training pictures, and distance to training as a multiple of that of real exam pictures"
     if exam.train is None or len(exam.train) < 2 or exam.train.size != exam.data.size: return {}
     fake, real = nearest_pictures(exam.fake, exam.train.imgs)[0], exam.near[0]

@@ -16,7 +16,10 @@ from .look import ACCENT, BAD, GOOD, GROUND, INK, QUIET, safe
 # %% ../nbs/17_frame.ipynb #41928a2c
 class Plain:
     "Stands for a control where ipywidgets is not installed"
-    def __init__(self, kind, **traits):
+    def __init__(self,
+        kind,     # name of the class of ipywidgets
+        **traits, # its attributes
+    ):
         self.kind, self._seen, self._clicked = kind, [], []
         empty = '' if kind.startswith('Text') else None                 # as in ipywidgets
         vars(self).update(dict(value=empty, disabled=False, options=()) | traits)
@@ -24,17 +27,26 @@ class Plain:
         old = vars(self).get(name); vars(self)[name] = value
         if name == 'value' and old != value:
             for f in list(vars(self).get('_seen', ())): f(dict(name='value', old=old, new=value, owner=self))
-    def observe(self, handler, names=None):
+    def observe(self,
+        handler,    # called with a dict as in ipywidgets
+        names=None, # not used: only the value is watched
+    ):
         "Call `handler` when the value changes"
         self._seen.append(handler)
-    def on_click(self, handler):
+    def on_click(self,
+        handler, # called with the button
+    ):
         "Call `handler` when it is clicked"
         self._clicked.append(handler)
     def click(self):
         "As if a person had clicked"
         for f in list(self._clicked): f(self)
-    def on_msg(self, handler): "Messages come from browsers only"
-    def add_class(self, name): "Looks are for browsers only"
+    def on_msg(self,
+        handler, # not used
+    ): "Messages come from browsers only"
+    def add_class(self,
+        name, # not used
+    ): "Looks are for browsers only"
     def close(self): "Nothing to close"
 
 # %% ../nbs/17_frame.ipynb #4510ffe5
@@ -133,7 +145,12 @@ class Frame:
 
 # %% ../nbs/17_frame.ipynb #b738335f
 @patch
-def make(self:Frame, kind, label, handler=None, **traits):
+def make(self:Frame,
+    kind,         # name of a class of ipywidgets
+    label,        # stands beside it
+    handler=None, # function of the new value, or None
+    **traits,     # attributes of the control
+):
     "A control of ipywidgets with its label; `handler(value)` is called when its value changes"
     if self.kit is None: control = Plain(kind, description=label, **traits)
     else:
@@ -143,7 +160,12 @@ def make(self:Frame, kind, label, handler=None, **traits):
     return control
 
 @patch
-def button(self:Frame, label, handler, main=False, **traits):
+def button(self:Frame,
+    label,      # what stands on it
+    handler,    # function without arguments
+    main=False, # the button that most will want?
+    **traits,   # attributes of the control
+):
     "A button; `handler()` is called when it is clicked; `main` makes it stand out"
     if self.kit is None: control = Plain('Button', description=label, **traits)
     else:
@@ -155,20 +177,26 @@ def button(self:Frame, label, handler, main=False, **traits):
 
 # %% ../nbs/17_frame.ipynb #165cc1d3
 @patch
-def html(self:Frame, value=''):
+def html(self:Frame,
+    value='', # safe HTML
+):
     "A place for HTML of ours, in which all text is `safe`"
     control = Plain('HTML', value='') if self.kit is None else self.kit.HTML()
     control.add_class('pg-html'); control.value = value; self.panels.append(control)
     return control
 
 @patch
-def row(self:Frame, *controls):
+def row(self:Frame,
+    *controls, # what `make`, `button` and `html` gave
+):
     "Controls side by side, wrapped where there is no room"
     if self.kit is None: return controls
     return self.kit.HBox(controls, layout=dict(flex_flow='row wrap', grid_gap='8px', align_items='center'))
 
 @patch
-def build(self:Frame, *rows):
+def build(self:Frame,
+    *rows, # controls, or rows of them, from top to bottom
+):
     "Put everything together: title, rows, status"
     if self.kit is None: self.box = None; return self
     self.helper = _helper() and _helper()(presses=list(self.keys))
@@ -178,20 +206,28 @@ def build(self:Frame, *rows):
 
 # %% ../nbs/17_frame.ipynb #a0ad8555
 @patch
-def pressed(self:Frame, key):
+def pressed(self:Frame,
+    key, # name of the key in the browser
+):
     "What a key of `keys` does"
     if key in self.keys: self.guard(getattr(self, self.keys[key]))
 
 # %% ../nbs/17_frame.ipynb #f74ff7c1
 @patch
-def say(self:Frame, text, kind='quiet'):
+def say(self:Frame,
+    text,         # is escaped
+    kind='quiet', # 'quiet', 'good' or 'bad'
+):
     "Show a message: kind 'quiet', 'good' or 'bad'"
     self.message = str(text)
     role = 'alert' if kind == 'bad' else 'status'
     self.status.value = f'<div role="{role}" class="pg-{kind}">{safe(text)}</div>'
 
 @patch
-def guard(self:Frame, handler, *args):
+def guard(self:Frame,
+    handler, # any function
+    *args,   # its arguments
+):
     "Call `handler`; an error becomes a message that can be seen, and the next click works"
     try: return handler(*args)
     except PromptganError as err: self.error = err; self.say(err, 'bad')
@@ -227,7 +263,9 @@ def stop(self:Frame):
     if self.busy: self.stopping.set(); self.say('stopping')
 
 @patch
-def wait(self:Frame, seconds=60.):
+def wait(self:Frame,
+    seconds=60., # to wait at most
+):
     "Wait for the job; Ctrl-C or an interrupted kernel stops it first. True when it has ended"
     try: self._idle.wait(seconds)   # not Thread.join: after Ctrl-C Python 3.11 believes it to be over
     except KeyboardInterrupt: self.stop(); self._idle.wait(10)

@@ -22,7 +22,9 @@ class ImageEncoder(nn.Module):
         self.config = dict(e=e, widths=list(widths)); cs = (3, *widths)
         self.stages = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(cs, cs[1:]))
         self.out = nn.Linear(2*widths[-1], e)
-    def forward(self, img):
+    def forward(self,
+        img, # (b,3,h,w) in [-1,1], 16 pixels or more
+    ):
         x = img
         for conv in self.stages: x = F.leaky_relu(conv(x), .2); x = x*(x.square().mean(1, keepdim=True) + 1e-4).rsqrt()
         return self.out(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
@@ -47,7 +49,7 @@ class PictureContest:
     "What `contrast` asks beside captions against captions: captions against the pictures of a data set"
     def __init__(self,
         imgs:torch.Tensor, # (n,3,h,w) uint8, in the order of the captions
-        g:torch.Generator,
+        g:torch.Generator, # draws the weights of the image encoder
         e:int=256,         # width of the space in which they meet
         size:int=32,       # side of what the image encoder sees
         weight:float=1.,   # of this contest beside that of captions against captions
@@ -58,11 +60,20 @@ class PictureContest:
     def parameters(self):
         "What is trained: the image encoder"
         return self.net.parameters()
-    def embed(self, idx):
+    def embed(self,
+        idx, # (b,) numbers of pictures
+    ):
         "Embeddings of these pictures (b,e)"
         img = self.imgs[idx].float()/127.5 - 1
         return self.net(F.adaptive_avg_pool2d(img, self.size) if img.shape[-1] > self.size else img)
-    def __call__(self, idx, txt, swapped, able, same, scale):
+    def __call__(self,
+        idx,     # (b,) numbers of pictures
+        txt,     # (b,e) one caption of each
+        swapped, # (b,e) captions with exchanged words
+        able,    # (b,) bool, where an exchange was possible
+        same,    # (b,b) bool, pictures with the same caption
+        scale,   # 1/temperature
+    ):
         "The loss of these pictures with their captions, see `picture_contrastive`"
         return self.weight*picture_contrastive(self.embed(idx), txt, swapped, able, same, scale)
 

@@ -35,11 +35,15 @@ class Walk:
     seeds: tuple  # of both ends
     images: list  # PIL pictures, the ends included
     steps: int = 0 # that were asked for: a walk that was stopped has fewer pictures; 0: as many as there are
-    def caption(self, i) -> str:
+    def caption(self,
+        i, # number of the picture, from 0
+    ) -> str:
         "Where picture `i` is"
         share = i/max(1, (self.steps or len(self.images)) - 1)
         return f'{1 - share:.0%} {self.a} / {share:.0%} {self.b}'
-    def strip(self, most=8) -> PictureGrid:
+    def strip(self,
+        most=8, # pictures
+    ) -> PictureGrid:
         "At most `most` of the pictures side by side"
         k = min(most, len(self.images)); at = [round(i*(len(self.images) - 1)/max(1, k - 1)) for i in range(k)]
         return show_grid([self.images[i] for i in at], [self.caption(i) for i in at], ncol=k)

@@ -97,7 +97,7 @@ def write_prompts(
     words=None,        # vocabulary: a list, or a trained pipeline
     strict=True,       # leave out prompts with unknown words; False keeps them
     max_words=15,      # of each prompt
-    language='English',
+    language='English', # of the prompts
     save=None,         # file to write, one prompt a line, for `--prompts`
     per_call=25,       # prompts in one question
     purse=None,        # `Purse` or `Ledger` that pays; the client's own limit of 1 USD if None

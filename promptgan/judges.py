@@ -39,7 +39,10 @@ def word_slots(
 # %% ../nbs/12c_judges.ipynb #18a329a8
 class EvalEncoder(nn.Module):
     "Pictures of 64 pixels and captions in one space, for evaluation only"
-    def __init__(self, e:int=128, w:int=32, h:int=112,
+    def __init__(self,
+        e:int=128,                # width of the space
+        w:int=32,                 # half the channels of the first convolution, half the width of a word
+        h:int=112,                # width of the GRU, each way
         eyes:nn.Module|None=None, # sees a picture as 1,840 numbers and is not trained; None: a net of its own
     ):
         super().__init__()
@@ -50,24 +53,35 @@ class EvalEncoder(nn.Module):
         self.img = nn.Linear(1840, e) if eyes else nn.Sequential(*stages, nn.Flatten(), nn.Linear(3*w*16, e))
         self.table, self.gru = nn.Embedding(_SLOTS, 2*w), nn.GRU(2*w, h, batch_first=True, bidirectional=True)
         self.txt, self.scale = nn.Linear(2*h + 2*w, e), nn.Parameter(torch.tensor(10.).log())
-    def features(self, img):
+    def features(self,
+        img, # (b,3,h,w) in [-1,1]
+    ):
         "Pictures (b,3,h,w) in [-1,1] -> what FD, KID and the others compare (b,e)"
         return self.img(self.see(img))
-    def see(self, img):
+    def see(self,
+        img, # (b,3,h,w) in [-1,1]
+    ):
         "What is known of pictures without training: for the eyes of a reader (b,1840), else the pictures at 64 pixels"
         img = img.float() if img.shape[-1] == 64 else F.interpolate(img.float(), size=64, mode='area')
         return self.eyes[0](img) if self.eyes else img
-    def pictures(self, img):
+    def pictures(self,
+        img, # (b,3,h,w) in [-1,1]
+    ):
         "Pictures (b,3,h,w) in [-1,1] -> unit vectors (b,e)"
         return F.normalize(self.features(img), dim=1)
-    def words(self, slots, n):
+    def words(self,
+        slots, # (b,64,2) rows of the table
+        n,     # (b,) number of words, at least 1
+    ):
         "What `word_slots` gives -> (b,e), not normalised"
         x = self.table(slots[:, :n.max()].int()).sum(2)                        # (b,words,2w)
         packed = nn.utils.rnn.pack_padded_sequence(x, n, batch_first=True, enforce_sorted=False)
         y, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True, padding_value=-2.)
         bag = x[:, :y.shape[1]]*(torch.arange(y.shape[1]) < n[:, None])[..., None]; bag = bag.sum(1)/n[:, None]**.5
         return self.txt(torch.cat([y.amax(1), bag], 1))                        # a GRU gives -1 to 1
-    def captions(self, txt):
+    def captions(self,
+        txt, # list of texts
+    ):
         "Captions -> unit vectors (b,e)"
         return F.normalize(self.words(*word_slots(txt)), dim=1)
     def hash(self) -> str:
@@ -82,7 +96,9 @@ class SceneEyes(nn.Module):
     def __init__(self, reader=None): # None: the shipped one
         super().__init__(); self.reader = fused(reader or load_reader()[0]).requires_grad_(False)
     @torch.no_grad()
-    def forward(self, img):
+    def forward(self,
+        img, # (b,3,64,64) in [-1,1]
+    ):
         r, img = self.reader, img.contiguous(memory_format=torch.channels_last)
         windows = torch.cat([img[:, :, y:y+32, x:x+28] for y in (0, 32) for x in (0, 18, 36)])   # as in the reader
         cells = r.cell[:-1](windows).view(6, len(img), -1).transpose(0, 1).flatten(1)            # (b,6*128)
@@ -113,7 +129,7 @@ def nearest_captions(
 # %% ../nbs/12c_judges.ipynb #25d29ee5
 def worn(
     img:torch.Tensor, # (b,3,h,w) in [-1,1]
-    g:torch.Generator,
+    g:torch.Generator, # draws shift, softness and noise
 ) -> torch.Tensor: # the same shape
     "Pictures as a generator might leave them: shifted by up to 2 pixels, softened, with noise"
     dy, dx = torch.randint(0, 5, (2,), generator=g).tolist(); sz, soft = img.shape[-1], torch.rand((), generator=g)

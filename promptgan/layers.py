@@ -28,13 +28,19 @@ class Recall(nn.Module):
         draw = lambda *shape: torch.randn(shape)/shape[0]**.5
         for name, t in dict(look=draw(e, memory), bias=torch.randn(memory)/2, solved=draw(e + memory, rank),
                             mean=torch.zeros(rank)).items(): self.register_buffer(name, t)
-    def features(self, emb):
+    def features(self,
+        emb, # (b,e) words
+    ):
         "What is seen in the words, (b,e+memory)"
         return torch.cat([emb, F.relu(emb @ self.look + self.bias)], 1)
-    def forward(self, emb): return self.features(emb) @ self.solved + self.mean
+    def forward(self,
+        emb, # (b,e) words
+    ): return self.features(emb) @ self.solved + self.mean
 
 # %% ../nbs/06_layers.ipynb #6bb8d447
-def lrelu(x:torch.Tensor) -> torch.Tensor:
+def lrelu(
+    x:torch.Tensor, # any shape
+) -> torch.Tensor:
     "Leaky ReLU with slope 0.2, the usual one in GANs: no unit ever stops learning (Radford 2016)"
     return F.leaky_relu(x, .2)
 
@@ -54,7 +60,10 @@ class WordMap(nn.Module):
         self.words, self.unfold = nn.Linear(e, hidden), nn.Linear(hidden + z, m*grid*grid)
         self.recall = Recall(e, memory, rank) if memory else nn.Identity()
         self.guess = nn.Linear(rank if memory else e, guess*grid*grid, bias=False)
-    def forward(self, emb, z):
+    def forward(self,
+        emb, # (b,e) words
+        z,   # (b,z) noise
+    ):
         h = torch.cat([lrelu(self.words(emb)), z], 1)                                             # (b,hidden+z)
         M = torch.cat([lrelu(self.unfold(h)), self.guess(self.recall(emb))], 1)
         return M.view(-1, self.channels, self.grid, self.grid)
@@ -69,7 +78,9 @@ class Sketch(nn.Module):
         super().__init__()
         self.size, self.paint, self.mean = size, nn.Conv2d(k, 192, 1, bias=False), nn.Parameter(torch.zeros(3, 64, 64))
         nn.init.zeros_(self.paint.weight)  # nothing, until `Generator.start_from`
-    def forward(self, guess):
+    def forward(self,
+        guess, # (b,k,8,8) channels of the map
+    ):
         x = F.pixel_shuffle(self.paint(guess), 8) + self.mean.to(guess.dtype)
         return x if x.shape[-1] == self.size else F.interpolate(x, self.size, mode='bilinear')
 
@@ -85,7 +96,9 @@ def _mean_over_world(x):
 
 class BatchNorm(nn.BatchNorm2d):
     "Batch norm whose statistics are those of the whole batch, on one process or many, on any device"
-    def forward(self, x):
+    def forward(self,
+        x, # (b,c,h,w)
+    ):
         if not self.training or world_size() == 1: return super().forward(x)
         xf = x if x.dtype == torch.float64 else x.float()
         mean, square = _mean_over_world(torch.stack([xf.mean((0, 2, 3)), xf.square().mean((0, 2, 3))]))
@@ -108,7 +121,10 @@ class MapNorm(nn.Module):
         self.norm, self.scale_shift = BatchNorm(c, affine=False), nn.Conv2d(m, 2*c, 1)
         nn.init.zeros_(self.scale_shift.bias)
         with torch.no_grad(): self.scale_shift.weight.mul_(.5)  # start near plain batch norm
-    def forward(self, x, M):
+    def forward(self,
+        x, # (b,c,h,w) picture features
+        M, # (b,m,grid,grid) the map
+    ):
         g, b = F.interpolate(self.scale_shift(M), size=x.shape[-2:]).chunk(2, 1)
         return torch.addcmul(b, self.norm(x), 1 + g)
 
@@ -125,7 +141,10 @@ class GBlock(nn.Module):
         super().__init__()
         self.up, self.conv, self.norm = up, nn.Conv2d(i, o, 3, padding=1, bias=False), MapNorm(o, m)
         self.conv2, self.norm2 = (nn.Conv2d(o, o, 3, padding=1, bias=False), MapNorm(o, m)) if twice else (None, None)
-    def forward(self, x, M):
+    def forward(self,
+        x, # (b,i,h,w) picture features
+        M, # (b,m,grid,grid) the map
+    ):
         x = self.conv(x)
         if self.up: x = F.interpolate(x, scale_factor=2.)
         x = lrelu(self.norm(x, M))                                     # (b,o,2h,2w)
@@ -142,7 +161,9 @@ class DBlock(nn.Module):
         super().__init__()
         self.conv = spectral_norm(nn.Conv2d(i, o, 4, 2, 1))
         self.conv2 = spectral_norm(nn.Conv2d(o, o, 3, padding=1)) if twice else None
-    def forward(self, x):
+    def forward(self,
+        x, # (b,i,h,w)
+    ):
         x = lrelu(self.conv(x))
         return x if self.conv2 is None else x + lrelu(self.conv2(x))
 

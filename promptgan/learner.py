@@ -44,9 +44,8 @@ class Batches:
         z:int,               # width of the noise
         bs:int=32,           # pictures per step, over all processes together
         family:int=1,        # pictures with similar words that stand together; 1: any pictures
-        seed:int=0,
-        # (p,e) embeddings of words without pictures; a quarter of bs is drawn from them in each step
-        prompts:torch.Tensor|None=None,
+        seed:int=0,          # of everything drawn
+        prompts:torch.Tensor|None=None, # (p,e) words without pictures; a quarter of bs comes from them in each step
     ):
         n = len(imgs); self.prompts = emb[:0] if prompts is None else prompts
         if bs < 2: raise InputError(f'batch size {bs}: a wrong caption needs a second picture; give 2 or more')
@@ -54,7 +53,9 @@ class Batches:
         self.imgs, self.emb, self.count, self.start = imgs, emb, count, count.cumsum(0) - count
         first = F.normalize(emb[self.start].float(), dim=1); self.per_epoch = max(1, n*1//self.bs)
         k = min(n, 12); self.near = torch.cat([(f @ first.T).topk(k).indices for f in first.split(512)])
-    def indices(self, step):
+    def indices(self,
+        step, # number of the step
+    ):
         "Picture numbers of a step: anchors walk through a permutation of the data, relatives are among the nearest 12"
         n, f, anchors = len(self.imgs), self.family, self.bs//self.family
         g = rng(self.seed, 'batch', step); at = torch.arange(step*anchors, (step+1)*anchors)
@@ -65,7 +66,12 @@ class Batches:
             kin = [self.near[i][1:][torch.randperm(k, generator=g)[:f-1]] for i in idx]
             idx = torch.cat([idx[:, None], torch.stack(kin)], 1).flatten()
         return idx, g
-    def __call__(self, step:int, device='cpu', rank:int=0, world:int=1) -> Batch:
+    def __call__(self,
+        step:int,     # number of the step
+        device='cpu', # where the batch goes
+        rank:int=0,   # number of this process
+        world:int=1,  # number of processes
+    ) -> Batch:
         idx, g = self.indices(step); b = len(idx)
         cap = self.start[idx] + (torch.rand(b, generator=g)*self.count[idx]).long()
         f, x = self.family, max(world, b//4) if len(self.prompts) else 0
@@ -83,7 +89,11 @@ class Batches:
         rivals, differ = (t[mine] for t in self.rivals(idx, first, g))
         return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same, rivals, differ,
                                  torch.cat([z[mine], zx[more]]), extra[more])), move)
-    def rivals(self, idx, first, g):
+    def rivals(self,
+        idx,   # (b,) numbers of pictures
+        first, # (b,e) the first caption of each
+        g,     # draws the captions
+    ):
         "A caption of each of the most similar pictures (b,k,e), and where it differs from the picture's own"
         if self.near is None: return first[:, None][:, :0], torch.ones(len(idx), 0, dtype=torch.bool)
         near = self.near[idx][:, 1:]; at = torch.rand(near.shape, generator=g)
@@ -145,15 +155,26 @@ class Recipe:
     pixel: float = 30.    # blurred paired L1 of the generator, falls to a fifth of it during the run
     pixel_size: int = 16  # side of the blurred copy
     shift: int = 4        # the discriminator sees the whole batch moved by up to so many pixels
-    def view(self, img, b):
+    def view(self,
+        img, # (b,3,h,w)
+        b,   # `Batch`, says how to move
+    ):
         "Pictures as the discriminator sees them: all moved alike, what leaves one edge enters at the other"
         return img.roll([round(m*self.shift) for m in b.move], (2, 3)) if self.shift else img
-    def look(self, D, b, fake):
+    def look(self,
+        D,    # discriminator
+        b,    # `Batch`
+        fake, # (b+x,3,h,w) drawn pictures
+    ):
         "One pass of the discriminator over the real pictures and one over the fakes, for both losses"
         seen, drawn = (D.stages(self.view(img, b)) for img in (b.real, fake))
         fr, ff = (s[-1].flatten(1) for s in (seen, drawn))
         return Look(seen, drawn, fr, ff, D.judge(fr, b.emb), D.judge(ff, b.asked))
-    def d_loss(self, D, b, look):
+    def d_loss(self,
+        D,    # discriminator
+        b,    # `Batch`
+        look, # what `look` gave
+    ):
         "Loss of the discriminator, and numbers to record"
         d, _ = GAN_LOSSES[self.loss]; real, fake = look.real, look.fake
         loss = d(real, fake[:len(real)] if self.loss == 'rpgan' else fake)
@@ -165,7 +186,13 @@ class Recipe:
             logs['d_wrong'] = (bad*w).sum()/w.sum()
         if self.align: loss = loss + self.align*_contest(D, look.fr, b.emb, b)[0]
         return loss, dict(d_loss=loss, **logs)
-    def g_loss(self, D, b, fake, look, frac):
+    def g_loss(self,
+        D,    # discriminator
+        b,    # `Batch`
+        fake, # (b+x,3,h,w) drawn pictures
+        look, # what `look` gave
+        frac, # part of the budget that is used, 0 to 1
+    ):
         "Loss of the generator at part `frac` (0..1) of the run, and numbers to record"
         _, g = GAN_LOSSES[self.loss]; n = len(b.real)
         loss = g(look.fake[:n] if self.loss == 'rpgan' else look.fake, look.real.detach()); logs = dict(g_adv=loss)
@@ -182,7 +209,9 @@ class Recipe:
 
 # %% ../nbs/09_learner.ipynb #49766fda
 @torch.no_grad()
-def share_weights(*nets):
+def share_weights(
+    *nets, # change in place, but for those of the first process
+):
     "Give every process the weights of the first one; nothing to do when there is one only"
     if world_size() == 1: return
     for t in (t for net in nets for t in (*net.parameters(), *net.buffers())): dist.broadcast(t.data, 0)
@@ -194,7 +223,14 @@ def _sync_gradients(params):
     dist.all_reduce(flat); flat /= world_size(); i = 0
     for g in grads: g.copy_(flat[i:i+g.numel()].view_as(g)); i += g.numel()
 
-def gan_step(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
+def gan_step(
+    G, D,          # generator and discriminator, change in place
+    recipe,        # `Recipe`
+    b,             # `Batch`
+    opt_g, opt_d,  # their optimizers
+    frac=0.,       # part of the budget that is used, 0 to 1
+    autocast=None, # context for the precision; None: float32
+):
     "One adversarial step: D, then G. Returns (numbers to record, True when both gradients were finite)"
     auto = autocast or torch.autocast('cpu', enabled=False)
     pg, pd = ([p for p in n.parameters() if p.requires_grad] for n in (G, D))
@@ -222,7 +258,9 @@ class GANLearner:
         warmup:int=20,      # steps until the learning rate is full
         betas=(0., .99),    # Adam; no momentum (beta1 = 0), since the opponent moves
         cbs=(),             # callbacks
-        device='cpu', precision='auto', config=None,
+        device='cpu',       # where to train
+        precision='auto',   # 'auto', 'fp32' or 'bf16'
+        config=None,        # dict kept with each checkpoint
     ):
         if lr_decay not in ('cosine', 'linear', 'none'):
             raise InputError(f"lr_decay {lr_decay!r}: choose 'cosine', 'linear' or 'none'")
@@ -238,7 +276,9 @@ class GANLearner:
         self.step, self.images, self.seconds, self.skipped, self.stop = 0, 0, 0., 0, None
         self.rank = dist.get_rank() if world_size() > 1 else 0
         self.budget = SimpleNamespace(steps=None, seconds=None, from_step=0, from_seconds=0.)
-    def call(self, event):
+    def call(self,
+        event, # name of a method of callbacks, such as 'after_step'
+    ):
         "Let every callback that knows this event act"
         for cb in self.cbs:
             if hasattr(cb, event): getattr(cb, event)(self)
@@ -262,7 +302,12 @@ def _agree(self):
     t = torch.tensor(mine, dtype=torch.float64, device=self.device); dist.all_reduce(t); self.seconds = t[0].item()
     if t[1] and not self.stop: self.stop = 'another process'
 
-def _fit(self, steps=None, minutes=None, images=None, resume=False):
+def _fit(self,
+    steps=None,   # updates
+    minutes=None, # of training, without what callbacks take
+    images=None,  # real pictures seen, over all processes
+    resume=False, # go on from the last checkpoint?
+):
     "Train for a budget of `steps`, `minutes` or `images`; `resume=True` goes on where the last checkpoint stopped"
     given = [v for v in (steps, minutes, images) if v is not None]
     if len(given) != 1 or not math.isfinite(given[0]) or given[0] < 0:

@@ -40,7 +40,10 @@ class Generator(nn.Module):
         self.last, self.out = GBlock(widths[-2], widths[-1], m, up=False), nn.Conv2d(widths[-1], 12, 3, padding=1)
         with torch.no_grad(): self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))  # ICNR, see above
         self.sketch = Sketch(guess, size)
-    def forward(self, emb, z):
+    def forward(self,
+        emb, # (b,e) words
+        z,   # (b,z) noise
+    ):
         M = self.map(emb, z)                                        # (b,m,8,8)
         if self.out.weight.is_contiguous(memory_format=torch.channels_last):
             M = M.contiguous(memory_format=torch.channels_last)
@@ -111,21 +114,34 @@ class Discriminator(nn.Module):
         self.real, self.project = spectral_norm(nn.Linear(f, 1)), spectral_norm(nn.Linear(f, joint))
         self.words = spectral_norm(nn.Linear(e, joint))
         self.align_img, self.align_txt = nn.Linear(f, joint), nn.Linear(e, joint)
-    def stages(self, img):
+    def stages(self,
+        img, # (b,3,size,size) in [-1,1]
+    ):
         "What the discriminator sees in a picture after each halving, down to (b,w,4,4); does not depend on the words"
         x, seen = lrelu(self.first(F.pixel_unshuffle(img, 2))), []  # (b,w0,size/2,size/2)
         for block in self.down: x = block(x); seen.append(x)
         return seen
-    def features(self, img):
+    def features(self,
+        img, # (b,3,size,size) in [-1,1]
+    ):
         "The last stage as one row per picture, (b,f)"
         return self.stages(img)[-1].flatten(1)
-    def judge(self, feats, emb):
+    def judge(self,
+        feats, # (b,f) from `features`
+        emb,   # (b,e) words
+    ):
         "Logits (b,) from features and words"
         return self.real(feats)[:, 0] + 8*(self.project(feats)*F.normalize(self.words(emb), dim=1)).sum(1)
-    def align(self, feats, emb):
+    def align(self,
+        feats, # (b,f) from `features`
+        emb,   # (b,e) words
+    ):
         "Picture and words in the space of the contest: two (b,joint)"
         return self.align_img(feats), self.align_txt(emb)
-    def forward(self, img, emb): return self.judge(self.features(img), emb)
+    def forward(self,
+        img, # (b,3,size,size) in [-1,1]
+        emb, # (b,e) words
+    ): return self.judge(self.features(img), emb)
 
 # %% ../nbs/07_networks.ipynb #f025084a
 def _dc_init(net):
@@ -135,7 +151,13 @@ def _dc_init(net):
 
 class DCGenerator(nn.Module):
     "DCGAN's generator with words concatenated to the noise; 64 pixels"
-    def __init__(self, e:int=256, z:int=100, nf:int=64, squeeze:int=128, size:int=64):
+    def __init__(self,
+        e:int=256,       # width of the words
+        z:int=100,       # width of the noise
+        nf:int=64,       # channels of the last features; 2, 4 and 8 times as many before
+        squeeze:int=128, # width of the words beside the noise
+        size:int=64,     # of the pictures; 64 only
+    ):
         super().__init__()
         if size != 64: raise InputError(f'dcgan draws 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, z=z, nf=nf, squeeze=squeeze, size=size); self.z = z
@@ -144,13 +166,21 @@ class DCGenerator(nn.Module):
         self.up = nn.Sequential(*[nn.Sequential(up(k, i, o), BatchNorm(o), nn.ReLU())
                                   for k, (i, o) in enumerate(zip(ch, ch[1:]))])
         self.out = nn.ConvTranspose2d(nf, 3, 4, 2, 1); _dc_init(self)
-    def forward(self, emb, z):
+    def forward(self,
+        emb, # (b,e) words
+        z,   # (b,z) noise
+    ):
         x = torch.cat([lrelu(self.words(emb)), z], 1)[:, :, None, None]
         return torch.tanh(self.out(self.up(x)))
 
 class DCDiscriminator(nn.Module):
     "DCGAN's discriminator with words concatenated to its last features; 64 pixels"
-    def __init__(self, e:int=256, nf:int=64, squeeze:int=128, size:int=64):
+    def __init__(self,
+        e:int=256,       # width of the words
+        nf:int=64,       # channels of the first features; 2, 4 and 8 times as many behind
+        squeeze:int=128, # width of the words beside the last features
+        size:int=64,     # of the pictures; 64 only
+    ):
         super().__init__()
         if size != 64: raise InputError(f'dcgan judges 64 pixels, not {size}: choose another preset')
         self.config = dict(arch='dcgan', e=e, nf=nf, squeeze=squeeze, size=size); ch = [3, nf, nf*2, nf*4, nf*8]
@@ -158,19 +188,29 @@ class DCDiscriminator(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
                                   for k, (i, o) in enumerate(zip(ch, ch[1:])))
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)
-    def stages(self, img):
+    def stages(self,
+        img, # (b,3,64,64) in [-1,1]
+    ):
         "Features after each halving, down to (b,8nf,4,4)"
         seen = [img]
         for block in self.down: seen.append(block(seen[-1]))
         return seen[1:]
-    def features(self, img):
+    def features(self,
+        img, # (b,3,64,64) in [-1,1]
+    ):
         "The last stage as one row per picture, (b,f)"
         return self.stages(img)[-1].flatten(1)
-    def judge(self, feats, emb):
+    def judge(self,
+        feats, # (b,f) from `features`
+        emb,   # (b,e) words
+    ):
         "Logits (b,) from features and words"
         w = lrelu(self.words(emb))[:, :, None, None].expand(-1, -1, 4, 4)
         return self.out(torch.cat([feats.view(len(feats), -1, 4, 4), w], 1)).flatten()
-    def forward(self, img, emb): return self.judge(self.features(img), emb)
+    def forward(self,
+        img, # (b,3,64,64) in [-1,1]
+        emb, # (b,e) words
+    ): return self.judge(self.features(img), emb)
 
 # %% ../nbs/07_networks.ipynb #f3f3ebcc
 PRESETS = dict(
@@ -196,10 +236,14 @@ def _build(which, config):
     try: return _ARCH[arch][which](**config)
     except TypeError as err: raise InputError(f'{arch} networks: {err}') from err
 
-def build_generator(config:dict) -> nn.Module:
+def build_generator(
+    config:dict, # as in its `.config`
+) -> nn.Module:
     "A generator from its `config`; `InputError` for unknown keys and sizes out of range"
     return _build(0, config)
-def build_discriminator(config:dict) -> nn.Module:
+def build_discriminator(
+    config:dict, # as in its `.config`
+) -> nn.Module:
     "A discriminator from its `config`; `InputError` for unknown keys and sizes out of range"
     return _build(1, config)
 

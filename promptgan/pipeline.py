@@ -29,7 +29,9 @@ class PipelineOutput:
     images: list
     prompts: list[str]    # the prompt of each picture
     unknown: dict = field(default_factory=dict) # prompt -> words that training never held, and an end not read
-    def grid(self, ncol=None) -> PictureGrid:
+    def grid(self,
+        ncol=None, # pictures in a row; None: as many as fit 900 pixels
+    ) -> PictureGrid:
         "The pictures with their prompts under them"
         return show_grid(list(_floats(self.images)), self.prompts, ncol=ncol)
     def __len__(self): return len(self.prompts)
@@ -116,7 +118,9 @@ class TextToImagePipeline:
     def size(self) -> int:
         "Side of the pictures in pixels"
         return self.generator.config['size']
-    def to(self, device) -> 'TextToImagePipeline':
+    def to(self,
+        device, # 'cpu', 'cuda', 'mps'; None: the fastest there is
+    ) -> 'TextToImagePipeline':
         "Move everything to a device; `InputError` for one that is not there"
         device = default_device(device)
         for m in (self.words, self.generator, self.discriminator):
@@ -155,7 +159,7 @@ class TextToImagePipeline:
 # %% ../nbs/13_pipeline.ipynb #f0697fc8
 def _call(self,
     prompt,                    # text or list of texts
-    num_images_per_prompt:int=1,
+    num_images_per_prompt:int=1, # pictures of each text
     generator=None,            # torch.Generator: the same noises for every prompt; or a list with one per picture;
                                # None: new noises each time
     truncation:float=1.,       # scale of the noise, 0 to 2: smaller is more typical and less varied

@@ -41,7 +41,9 @@ class Drawing:
 
 # %% ../nbs/17b_playground.ipynb #d0d9da24
 @patch
-def code(self:Drawing, i=0) -> str:
+def code(self:Drawing,
+    i=0, # number of the picture, from 0
+) -> str:
     "A program that draws picture `i` again"
     more = f', truncation={self.truncation}' if self.truncation != 1 else ''
     load = ('from promptgan import TextToImagePipeline\n'
@@ -129,7 +131,7 @@ class Playground(Frame):
         pipe,            # `TextToImagePipeline`, or what `from_pretrained` takes
         prompt=None,     # to begin with; an example if None
         n:int=4,         # pictures
-        seed:int=0,
+        seed:int=0,      # of the first picture; the next has the next seed
         examples=None,   # list of prompts; those of our data sets that the model knows if None
         source=None,     # name or path of the pipeline, for the code; where it was loaded from if None
     ):

@@ -19,7 +19,9 @@ from .text import Tokenizer
 # %% ../nbs/05b_pretrained.ipynb #f439dc22
 class SentenceEncoder(nn.Module):
     "A BERT whose last vectors are averaged: token ids (b,n), 0 is padding -> (b,e)"
-    def __init__(self, config:dict):
+    def __init__(self,
+        config:dict, # of the model's config.json: sizes as Hugging Face names them
+    ):
         super().__init__()
         d, eps, self.e = config['hidden_size'], config['layer_norm_eps'], config['hidden_size']
         self.words = nn.Embedding(config['vocab_size'], d)
@@ -28,7 +30,9 @@ class SentenceEncoder(nn.Module):
         block = lambda: nn.TransformerEncoderLayer(d, config['num_attention_heads'], config['intermediate_size'], 0.,
                                                    F.gelu, eps, batch_first=True)
         self.blocks = nn.ModuleList(block() for _ in range(config['num_hidden_layers']))
-    def forward(self, tok):
+    def forward(self,
+        tok, # (b,n) token ids, 0 is padding
+    ):
         pad = tok == 0
         x = self.norm(self.words(tok) + self.places.weight[:tok.shape[1]] + self.segment)           # (b,n,d)
         for block in self.blocks: x = block(x, src_key_padding_mask=pad)
@@ -112,13 +116,19 @@ class SentenceModel:
     def device(self):
         "Where the encoder is"
         return self.encoder.segment.device
-    def to(self, device):
+    def to(self,
+        device, # 'cpu', 'cuda', ...
+    ):
         "Move the encoder to a device"
         self.encoder.to(device); self.mean = self.mean.to(device); return self
-    def unknown(self, prompt:str) -> list[str]:
+    def unknown(self,
+        prompt:str, # any text
+    ) -> list[str]:
         "Words of a prompt that no training caption holds: this encoder may know them, the generator never met them"
         return self.tokenizer.unknown(prompt)
-    def unread(self, prompt:str) -> str:
+    def unread(self,
+        prompt:str, # any text
+    ) -> str:
         "The end of a prompt that is too long to be read, '' if all of it is"
         over = [o for e in self._tok.encode(_text(prompt)).overflowing for o in e.offsets if o != (0, 0)]
         return prompt[over[0][0]:] if over else ''
@@ -150,7 +160,9 @@ def _call(self,
 SentenceModel.__call__ = _call
 
 # %% ../nbs/05b_pretrained.ipynb #271d7f75
-def _save(self, folder):
+def _save(self,
+    folder, # is made if need be
+):
     "Write tokenizer.json, sentence.json and sentence_mean.safetensors; the model itself stays where it is"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); tok = self.tokenizer
     atomic_write(folder/'tokenizer.json', tok.tok.to_str().encode())
@@ -159,7 +171,10 @@ def _save(self, folder):
     atomic_write(folder/'sentence_mean.safetensors', save(dict(mean=self.mean.cpu())))
 SentenceModel.save_pretrained = _save
 
-def _load(cls, folder, device='cpu') -> 'SentenceModel':
+def _load(cls,
+    folder,       # what `save_pretrained` wrote
+    device='cpu', # where the encoder goes
+) -> 'SentenceModel':
     "Load what `save_pretrained` wrote; `ModelMissing` when it is not installed, `CheckpointError` when it changed"
     folder = Path(folder); config = read_json(folder/'sentence.json', CheckpointError)
     try: model, sha, words, phrases = (config[k] for k in ('model', 'sha256', 'words', 'phrases'))

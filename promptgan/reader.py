@@ -20,7 +20,9 @@ def _conv(i, o, stride=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bi
 
 class SceneReader(nn.Module):
     "Reads scenes of 64 pixels: (b,3,64,64) in [-1,1] -> logits of each attribute"
-    def __init__(self, w:int=32):
+    def __init__(self,
+        w:int=32, # channels of the first convolutions
+    ):
         super().__init__()
         self.cell = nn.Sequential(_conv(3, w), _conv(w, w, 2), _conv(w, 2*w), _conv(2*w, 2*w, 2), _conv(2*w, 3*w),
                                   nn.Conv2d(3*w, 4*w, (8, 7)), nn.BatchNorm2d(4*w), nn.ReLU(), nn.Flatten(),
@@ -30,7 +32,9 @@ class SceneReader(nn.Module):
         texture = _conv(3, 16), _conv(16, 32, 2), _conv(32, 32), _conv(32, 48, 2)
         self.texture = nn.Sequential(*texture, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(64*16 + 48, 11)
-    def forward(self, img):
+    def forward(self,
+        img, # (b,3,64,64) in [-1,1]
+    ):
         # (6b,3,32,28)
         windows = torch.cat([img[:, :, y:y+32, x:x+28] for y in (0, 32) for x in (0, 18, 36)])
         # each (b,6,classes)
@@ -39,7 +43,10 @@ class SceneReader(nn.Module):
         return dict(kind=k, colour=c, size=s, time=t, weather=w, ground=g)
 
 # %% ../nbs/12a_reader.ipynb #c5b69ba6
-def reader_loss(out, attrs):
+def reader_loss(
+    out,   # logits by attribute, from `SceneReader`
+    attrs, # the truth: kind, colour, size (b,6), -1 where no object is; time, weather, ground (b,)
+):
     "Cross-entropy of all attributes; colour and size only where an object is"
     there = attrs['kind'] >= 0; kind = torch.where(there, attrs['kind'], len(KINDS))
     loss = 3*F.cross_entropy(out['kind'].flatten(0, 1), kind.flatten())
@@ -50,7 +57,7 @@ def train_reader(
     minutes:float=10.,  # time for training
     n:int=24_000,       # scenes to draw (half of them with held-out combinations)
     seed:int=1_000_003, # far from the seeds of data sets, so no picture of theirs is among them
-    say=print,
+    say=print,          # where messages go
 ) -> SceneReader:
     "Train the judge on freshly drawn scenes"
     parts = [scenes(n//2, seed=seed, split=s) for s in ('train', 'heldout')]

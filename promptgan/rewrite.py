@@ -230,15 +230,22 @@ class ChatGPTRewriter(ChatGPTCaptioner):
         back = 'Answer with JSON: one entry for each item, with its id and its captions.'
         return f'{_SYSTEM}{self.wishes.rules()} {shots} {back}'
 
-    def read(self, shot):
+    def read(self,
+        shot, # `Shot`
+    ):
         "Nothing of the picture is needed"
         return b''
 
-    def key(self, shot, data=b''):
+    def key(self,
+        shot,     # `Shot`
+        data=b'', # not used
+    ):
         "What the answer depends on"
         return item_key('rewrite', self.template, self.keep, shot.captions[:5] or [shot.label])
 
-    def question(self, jobs):
+    def question(self,
+        jobs, # list of (shot, b'')
+    ):
         "What is asked about these captions"
         ids = [str(k + 1) if self.shots else self.key(*j)[:8] for k, j in enumerate(jobs)]   # short for small ones
         items = [dict(id=i, captions=[c[:500] for c in s.captions[:5]] or [s.label]) for i, (s, _) in zip(ids, jobs)]
@@ -285,7 +292,11 @@ def survivors(self:ChatGPTRewriter,
     return out
 
 @patch
-def accept(self:ChatGPTRewriter, obj, ids, shots):
+def accept(self:ChatGPTRewriter,
+    obj,   # the JSON object of an answer
+    ids,   # the ids that were asked for
+    shots, # `Shot` of each id
+):
     "What of an answer can be used: rewritings that mean the same; `LLMBadResponse` if it is nothing"
     got = read_items(obj, ids, self.wishes)
     good = {i: kept for i, pairs in got.items() if (kept := self.survivors(shots[i], pairs))}

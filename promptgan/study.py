@@ -49,7 +49,11 @@ def _no_guess(learn):
 class PenaltyRecipe(Recipe):
     "With R1 on real pictures: by finite differences, on a quarter of the batch"
     r1: float = 1.
-    def d_loss(self, D, b, look):
+    def d_loss(self,
+        D,    # discriminator
+        b,    # `Batch`
+        look, # what `look` gave
+    ):
         "As `Recipe.d_loss`, and the penalty"
         loss, logs = super().d_loss(D, b, look); g = rng(int(1e6*abs(b.move[0])), 'penalty')
         p = approx_penalty(lambda x: D(x, b.emb[:len(x)]), self.view(b.real, b), generator=g)
@@ -57,7 +61,14 @@ class PenaltyRecipe(Recipe):
 
 def _r1(learn): learn.recipe = PenaltyRecipe(**vars(learn.recipe))
 
-def two_d_steps(G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
+def two_d_steps(
+    G, D,          # generator and discriminator, change in place
+    recipe,        # `Recipe`
+    b,             # `Batch`
+    opt_g, opt_d,  # their optimizers
+    frac=0.,       # part of the budget that is used, 0 to 1
+    autocast=None, # context for the precision; None: float32
+):
     "The discriminator learns from each batch twice, the generator once"
     auto = autocast or torch.autocast('cpu', enabled=False)
     with auto:
@@ -73,11 +84,21 @@ class CoarseFirst(Recipe):
     "The discriminator sees half the resolution for the first `until` of the budget"
     until: float = .4
     coarse = True
-    def view(self, img, b):
+    def view(self,
+        img, # (b,3,h,w)
+        b,   # `Batch`, says how to move
+    ):
         "As `Recipe.view`, coarse at first"
         img = super().view(img, b)
         return F.interpolate(F.avg_pool2d(img, 2), scale_factor=2) if self.coarse else img
-    def step(self, G, D, recipe, b, opt_g, opt_d, frac=0., autocast=None):
+    def step(self,
+        G, D,          # generator and discriminator, change in place
+        recipe,        # `Recipe`
+        b,             # `Batch`
+        opt_g, opt_d,  # their optimizers
+        frac=0.,       # part of the budget that is used, 0 to 1
+        autocast=None, # context for the precision; None: float32
+    ):
         "As `gan_step`"
         self.coarse = frac < self.until
         return gan_step(G, D, recipe, b, opt_g, opt_d, frac, autocast)
@@ -129,9 +150,14 @@ ARMS = {
 # %% ../nbs/20_study.ipynb #ba961c16
 class KnownWords:
     "A text model that keeps the embeddings of the longest list it was given: the same captions for each arm"
-    def __init__(self, words): self.words, self.key, self.emb = words, None, None
+    def __init__(self,
+        words, # TextModel
+    ): self.words, self.key, self.emb = words, None, None
     def __getattr__(self, name): return getattr(self.words, name)
-    def __call__(self, txt, *args):
+    def __call__(self,
+        txt,   # list of captions
+        *args, # more for the text model
+    ):
         if len(txt) < 1000: return self.words(txt, *args)
         if self.key != hash(tuple(txt)): self.key, self.emb = hash(tuple(txt)), self.words(txt, *args)
         return self.emb
@@ -148,7 +174,8 @@ def run_arm(
     name:str,         # key of `ARMS`
     data, exam,       # TextImageData: training pictures, held-out ones
     words,            # TextModel of the training captions
-    minutes:float=3., seed:int=0,
+    minutes:float=3., # of training
+    seed:int=0,       # of everything random in it
     every:float=30.,  # seconds of training between two exams
     steps:int|None=None, # a budget in steps instead of minutes
 ) -> dict: # a row of the study
@@ -182,7 +209,8 @@ def load_study(
 def run_study(
     path=STUDY,        # rows are added here
     arms=None,         # keys of `ARMS`; None: all
-    minutes:float=3., seeds=(0,),
+    minutes:float=3.,  # of training for each arm and seed
+    seeds=(0,),        # a run for each
     n:int=10_000, prompts:int=500, # training pictures; held-out prompts
     say=print, **more, # of `run_arm`
 ) -> list[dict]:

@@ -20,7 +20,11 @@ _PAD, _UNK, MAX_TOKENS = '[PAD]', '[UNK]', 64
 
 class Tokenizer:
     "Byte pair encoding trained on the captions themselves; remembers which words it has seen"
-    def __init__(self, tok:HFTokenizer, words:list[str], phrases:list[str]=()):
+    def __init__(self,
+        tok:HFTokenizer,      # of the tokenizers library
+        words:list[str],      # all words of the captions
+        phrases:list[str]=(), # two to four neighbours in runs of Chinese characters, a blank at the ends
+    ):
         self.tok, self.words, self.phrases = tok, set(words), set(phrases)
         self.starts, self.ends = _freedom(self.phrases)
         tok.enable_padding(pad_id=0, pad_token=_PAD); tok.enable_truncation(MAX_TOKENS)
@@ -48,7 +52,9 @@ class Tokenizer:
         if bad: raise InputError(f'prompts must be text, got {type(bad[0]).__name__}')
         txt = [t.encode('utf8', 'replace').decode() for t in txt]               # half of a surrogate pair is not text
         return torch.tensor([e.ids for e in self.tok.encode_batch(txt)], dtype=torch.long)
-    def split(self, text:str) -> list[str]:
+    def split(self,
+        text:str, # any text
+    ) -> list[str]:
         "Words as the tokenizer sees them, before any merging"
         return _pieces(self.tok, text)
     def breaks(self) -> torch.Tensor: # bool (tokens,)
@@ -131,14 +137,20 @@ class Bind(nn.Module):
 # %% ../nbs/05_text.ipynb #47d4976b
 class Block(nn.Module):
     "Convolution over neighbouring words, attention over all, a two-layer network; starts as the identity"
-    def __init__(self, d:int, heads:int=4):
+    def __init__(self,
+        d:int,       # width of a word
+        heads:int=4, # of the attention
+    ):
         super().__init__()
         self.heads = heads
         self.n0, self.n1, self.n2 = (nn.LayerNorm(d) for _ in range(3))
         self.conv, self.qkv, self.out = nn.Conv1d(d, d, 5, padding=2), nn.Linear(d, 3*d), nn.Linear(d, d)
         self.mlp = nn.Sequential(nn.Linear(d, 3*d), nn.GELU(), nn.Linear(3*d, d))
         for last in (self.conv, self.out, self.mlp[2]): nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
-    def forward(self, x, mask):
+    def forward(self,
+        x,    # words (b,n,d)
+        mask, # (b,n) 1 for words, 0 for padding
+    ):
         x = x + F.gelu(self.conv((self.n0(x)*mask[..., None]).transpose(1, 2)).transpose(1, 2))
         q, k, v = self.qkv(self.n1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)     # each (b,h,n,d/h)
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None].bool())
@@ -162,27 +174,36 @@ class TextEncoder(nn.Module):
         self.register_buffer('pairs', torch.arange(pairs))                         # sorted keys: before*vocab + token
         self.register_buffer('breaks', torch.zeros(vocab, dtype=torch.bool))       # tokens that end a clause
         self.register_buffer('mean', torch.zeros(d + m)); self.register_buffer('proj', torch.eye(d + m, e))
-    def pair_ids(self, tok):
+    def pair_ids(self,
+        tok, # (b,n) token ids
+    ):
         "Which known pair each token ends (vocab + its number), 0 where it ends none: (b,n)"
         key = F.pad(tok, (1, 0))[:, :-1]*self.config['vocab'] + tok
         if not len(self.pairs): return torch.zeros_like(tok)
         i = torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)
         return torch.where((self.pairs[i] == key) & (tok > 0), i + self.config['vocab'], 0)
-    def features(self, tok):
+    def features(self,
+        tok, # (b,n) token ids, 0 is padding
+    ):
         "Sum of the words and of the bound pairs, (b,d+m)"
         mask = (tok > 0).float(); pair = self.pair_ids(tok)
         x = self.words(tok) + self.words(pair)*(pair > 0)[..., None]                               # (b,n,d)
         for block in self.blocks: x = block(x, mask)
         x = x*mask[..., None]
         return torch.cat([x.sum(1)/4, self.bind(x, self.breaks[tok].long().cumsum(1))/20], 1)
-    def forward(self, tok):
+    def forward(self,
+        tok, # (b,n) token ids, 0 is padding
+    ):
         emb = (self.features(tok) - self.mean) @ self.proj
         return F.normalize(emb, dim=1)*emb.shape[1]**.5                                            # equally loud
 
 # %% ../nbs/05_text.ipynb #72d285e1
 class TextModel:
     "A tokenizer and a frozen text encoder: call it with a list of captions, get `emb` (b,e)"
-    def __init__(self, tokenizer:Tokenizer, encoder:TextEncoder):
+    def __init__(self,
+        tokenizer:Tokenizer, # trained on the captions
+        encoder:TextEncoder, # is frozen
+    ):
         self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
     @property
     def e(self) -> int:
@@ -192,13 +213,19 @@ class TextModel:
     def device(self):
         "Where the encoder is"
         return self.encoder.mean.device
-    def to(self, device):
+    def to(self,
+        device, # 'cpu', 'cuda', ...
+    ):
         "Move the encoder to a device"
         self.encoder.to(device); return self
-    def unknown(self, prompt:str) -> list[str]:
+    def unknown(self,
+        prompt:str, # any text
+    ) -> list[str]:
         "Words of a prompt that no training caption holds"
         return self.tokenizer.unknown(prompt)
-    def unread(self, prompt:str) -> str:
+    def unread(self,
+        prompt:str, # any text
+    ) -> str:
         "The end of a prompt that is too long to be read, '' if all of it is"
         return self.tokenizer.unread(prompt)
     @torch.no_grad()
@@ -214,7 +241,9 @@ class TextModel:
         short = lambda i: tok[i, :max(1, int(lens[i].max()))].to(self.device)
         emb = torch.cat([self.encoder(short(i)) for i in order.split(bs)])
         return emb[order.argsort().to(emb.device)]
-    def save_pretrained(self, folder):
+    def save_pretrained(self,
+        folder, # is made if need be
+    ):
         "Write tokenizer.json, text_config.json and text_encoder.safetensors"
         folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder/'tokenizer.json', self.tokenizer.tok.to_str().encode())
@@ -223,7 +252,10 @@ class TextModel:
         write_json(folder/'text_config.json', dict(self.encoder.config, words=sorted(self.tokenizer.words),
                                                phrases=sorted(self.tokenizer.phrases)))     # last: then all is there
     @classmethod
-    def from_pretrained(cls, folder, device='cpu') -> 'TextModel':
+    def from_pretrained(cls,
+        folder,       # what `save_pretrained` wrote
+        device='cpu', # where the encoder goes
+    ) -> 'TextModel':
         "Load what `save_pretrained` wrote; `CheckpointError` when something is missing or damaged"
         folder = Path(folder)
         try:

@@ -31,11 +31,17 @@ _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
     words, data, out, sample_prompts, log = None, None, None, (), None
-    def draw(self, prompts, seed=0, n=1):
+    def draw(self,
+        prompts, # list of texts
+        seed=0,  # of the noise
+        n=1,     # pictures of each
+    ):
         "Draw prompts with the averaged generator: (len(prompts)*n,3,h,w) on the CPU"
         noise = torch.Generator().manual_seed(seed)
         return self.pipeline()(list(prompts), num_images_per_prompt=n, generator=noise, output_type='pt').images
-    def show_results(self, n=8):
+    def show_results(self,
+        n=8, # pictures of each kind
+    ):
         "Real pictures above, drawn ones for the same words below"
         data = next(d for d in (self.data.heldout, self.data.valid, self.data.train) if len(d))
         idx = list(range(min(n, len(data)))); caps = [data.captions[i][0] for i in idx]
@@ -45,7 +51,9 @@ class TextGANLearner(GANLearner):
         info = dict(data=self.data.info.get('name', 'pictures'), steps=self.step, images=self.images,
                     minutes=round(self.seconds/60, 1))
         return TextToImagePipeline(self.words, getattr(self, 'G_ema', self.G), self.D, info)
-    def fit(self, *args, **kw):
+    def fit(self,
+        *args, **kw, # of `GANLearner.fit`
+    ):
         "Train; see `GANLearner.fit`. Only one process may train in a run folder"
         with nullcontext() if self.out is None or self.rank else RunLock(self.out): super().fit(*args, **kw)
         if self.stop and self.log is None and not self.rank:    # who gave `log` tells it in other words
@@ -104,7 +112,7 @@ def text_gan_learner(
     lr_decay:str='cosine', # 'cosine', 'linear' or 'none', over the second half of the budget
     bs:int=32,          # pictures per step, over all processes
     family:int=1,       # so many pictures with similar words stand together in a batch, see `Batches`
-    seed:int=0,
+    seed:int=0,         # of everything random
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     prompts=None,       # list of prompts without pictures, drawn and judged in training
@@ -112,7 +120,9 @@ def text_gan_learner(
                         # a kind, about as many as pictures; 0 where pictures are samples, see `Recall`
     text_minutes:float=0., # contrastive training of the text encoder
     sample_prompts=None,   # prompts drawn every minute; None: captions of the data
-    sample_seconds:float=60., save_seconds:float=120., save_steps:int|None=None,
+    sample_seconds:float=60., # of training between two rounds of samples
+    save_seconds:float=120., # of training between two checkpoints
+    save_steps:int|None=None, # steps between two, besides; None: by time only
     resume:bool=False,  # go on in `out`; without it a used folder is refused
     progress:bool=True, log=None, # progress bar; function for messages
     **recipe,           # parts of `Recipe`, for example wrong=0
@@ -167,7 +177,9 @@ def _check_run(learn, out, resume):
     if learn.rank == 0: write_json(path, dict(config=learn.config, facts=facts, prompts=learn.sample_prompts))
 
 # %% ../nbs/15_train.ipynb #f2acc6cd
-def start_processes(device=None):
+def start_processes(
+    device=None, # as asked for; 'cuda...' or None takes a GPU for each if there is one
+):
     "Join the other processes that torchrun started, if any"
     import atexit, os
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():

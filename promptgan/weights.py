@@ -53,7 +53,8 @@ def train_weights(
 def sample_card(
     pipe,               # TextToImagePipeline
     data:TextImageData, # whose first captions are drawn
-    n:int=64, seed:int=0,
+    n:int=64,           # pictures
+    seed:int=0,         # of captions and noises
 ): # PictureGrid
     "Pictures of captions that a seed chose: what is typical, not what is best"
     i = torch.randperm(len(data), generator=rng(seed, 'card'))[:n].tolist(); prompts = [data.captions[j][0] for j in i]
@@ -84,7 +85,7 @@ def ship(
     exam, train,  # TextImageData: held-out pictures, training pictures
     folder=None,  # where to write; None: into the package
     how=None,     # dict of facts for the card
-    seed:int=0,
+    seed:int=0,   # of the exam and the card
 ): # Evaluation
     "Write weights of 16 bits and examine what was written; card, numbers and pictures beside them"
     folder = Path(folder or SHIPPED)/name

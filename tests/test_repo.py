@@ -1,5 +1,5 @@
 "The repository itself: what the package says about itself, what its code never does, what its notebooks look like"
-import ast, base64, json, re, subprocess, sys, zipfile
+import ast, base64, io, json, re, subprocess, sys, tokenize, zipfile
 from configparser import ConfigParser
 from email import message_from_bytes
 import pytest
@@ -106,6 +106,55 @@ def bare(source):
 @pytest.mark.parametrize('path', MODULES, ids=name_of)
 def test_public_names_are_explained(path):
     assert bare(path.read_text(encoding='utf-8')) == []
+
+EVENTS = ('before_fit', 'after_step', 'after_fit')   # of callbacks; their class says what `learn` is
+CALLED = ('__init__', '__call__')
+
+def typed(source):
+    "Names that a module gives to the options of its commands"
+    values = [n for n in ast.parse(source).body if isinstance(n, ast.Assign)]
+    return {t.id for n in values if ast.unparse(n.value).startswith('Annotated[') for t in n.targets}
+
+OPTIONS = set().union(*(typed(p.read_text(encoding='utf-8')) for p in MODULES))
+
+def published(source):
+    "Private functions that a class takes as public methods: Class.name = _name, also several at once"
+    for left, right in re.findall(r'^([A-Z]\w*\.[\w., ]+) = (?:classmethod\()?(_\w+(?:, _\w+)*)\)?$', source, re.M):
+        pairs = zip(re.findall(r'\.(\w+)', left), right.split(', '), strict=True)
+        yield from (f for name, f in pairs if not name.startswith('_') or name in CALLED)
+
+def unexplained(source):
+    "Parameters of public functions and methods with neither a comment on their line nor the help of a command"
+    tree = ast.parse(source); also = {*CALLED, *published(source)}
+    told = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    def helped(p):
+        note = ast.unparse(p.annotation) if p.annotation else ''
+        return note in OPTIONS or note.startswith('Annotated[')
+    def look(nodes, prefix=''):
+        for n in nodes:
+            if n.__class__ is ast.ClassDef and not n.name.startswith('_'): yield from look(n.body, f'{n.name}.')
+            if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
+            if n.name.startswith('_') and n.name not in also: continue
+            a = n.args; every = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
+            params = [p for p in every if p.arg not in ('self', 'cls')]
+            if n.name in EVENTS and [p.arg for p in params] == ['learn']: continue
+            result = n.returns.end_lineno if n.returns else 0           # a comment there explains the result
+            yield from (f'{prefix}{n.name}: {p.arg}' for p in params
+                        if (p.lineno not in told or p.lineno == result) and not helped(p))
+    return list(look(tree.body))
+
+def test_unexplained_parameters_are_found():
+    assert unexplained('def f(a, # one\n  b, c, # two\n  *d): pass') == ['f: d']
+    assert unexplained('class A:\n  def __init__(self, a): pass\n  def before_fit(self, learn): pass\n'
+                       '  def _b(self, x): pass') == ['A.__init__: a']
+    assert unexplained('def f(a) -> int: # the result\n  return a') == ['f: a']
+    assert unexplained('def _f(self, a): pass\ndef _g(self, b): pass\nA.f, A._g = _f, _g') == ['_f: a']
+    assert unexplained('def f(a:Annotated[int, Option(help="what")]): pass') == []
+
+def test_parameters_are_explained():
+    found = {p: unexplained(p.read_text(encoding='utf-8')) for p in MODULES}
+    bare = ['.'.join(p.relative_to(ROOT/'promptgan').with_suffix('').parts) + f'.{f}' for p, fs in found.items() for f in fs]
+    assert bare == []
 
 @pytest.mark.parametrize('path', MODULES, ids=name_of)
 def test_functions_fit_a_screen(path):

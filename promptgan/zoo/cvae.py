@@ -31,7 +31,10 @@ class VAEEncoder(nn.Module):
         conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.LeakyReLU(.2))
         self.see, self.words = nn.Sequential(*map(conv, ch, ch[1:])), nn.Linear(e, 128)
         self.out = nn.Sequential(nn.Linear(ch[-1]*16 + 128, 256), nn.LeakyReLU(.2), nn.Linear(256, 2*z))
-    def forward(self, img, emb):
+    def forward(self,
+        img, # (b,3,size,size) in [-1,1]
+        emb, # (b,e) words
+    ):
         x = torch.cat([self.see(img).flatten(1), self.words(emb)], 1)           # (b,16w'+128)
         mu, logvar = self.out(x).chunk(2, 1); return mu, logvar.clamp(-8, 8)
 
@@ -43,7 +46,14 @@ def kl_divergence(
     "How far the encoder's z are from standard normal noise"
     return .5*(mu.square() + logvar.exp() - logvar - 1).sum(1).mean()
 
-def vae_step(G, E, recipe, b, opt_g, opt_e, frac=0., autocast=None):
+def vae_step(
+    G, E,          # decoder and encoder, change in place
+    recipe,        # `VAERecipe`
+    b,             # `Batch`
+    opt_g, opt_e,  # their optimizers
+    frac=0.,       # not used
+    autocast=None, # context for the precision; None: float32
+):
     "One step of both networks down one loss; called like `gan_step`, with the encoder in the discriminator's place"
     auto = autocast or torch.autocast('cpu', enabled=False)
     with auto:
@@ -75,7 +85,11 @@ def cvae_learner(
     data,               # TextImageData; only its training pictures are learned
     preset:str='small', # key of `PRESETS`: its generator is the decoder
     words=None,         # TextModel; None trains one on the captions
-    lr:float=1e-3, bs:int=32, seed:int=0, device='cpu', precision:str='auto',
+    lr:float=1e-3,      # learning rate of both networks
+    bs:int=32,          # pictures per step
+    seed:int=0,         # of everything random
+    device='cpu',       # where to train
+    precision:str='auto', # 'auto', 'fp32' or 'bf16'
     **recipe,           # parts of `VAERecipe`
 ) -> CVAELearner:
     "Text to picture by a conditional variational autoencoder"
