@@ -9,6 +9,7 @@ __all__ = ['DEMO_PROMPTS', 'DEMO_RECIPES', 'load_data', 'demo', 'conv_rate', 'sp
 import json, time
 from pathlib import Path
 import torch
+from .contrast import probe
 from .core import InputError, LLMError, read_json, show_grid, write_json
 from .data import TextImageData
 from .datasets import emoji, scenes
@@ -84,6 +85,13 @@ def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0
     say(f'all done in {(time.monotonic()-t0)/60:.1f} minutes')
     return numbers
 
+def _gate(words, data, say):
+    "What of held-out captions can be read back from their embedding: a generator cannot draw what is not there"
+    some = data.train.subset(range(min(1500, len(data.train))))
+    found = probe(words, some, data.heldout); worst = min(found, key=found.get)
+    low = f', too little for {worst}: do not expect to see it'*(found[worst] < .99)
+    say(f'          the embedding tells all attributes of unseen combinations: {found[worst]:.1%} or more{low}')
+
 def demo(
     data='emoji',       # 'emoji', 'scenes', a folder, or a TextImageData
     minutes:float=8.,   # for text encoder and GAN together
@@ -114,6 +122,7 @@ def demo(
     learn = text_gan_learner(data, preset, out=out, seed=seed, device=device, precision=precision,
                              sample_prompts=prompts, resume=resume, progress=progress, log=log,
                              **DEMO_RECIPES.get(name, {}))
+    if name == 'scenes' and not resume: _gate(learn.words, data, say)
     used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')
     learn.fit(minutes=max(0., minutes - used), resume=resume)
