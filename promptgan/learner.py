@@ -46,11 +46,13 @@ class Batches:
         family:int=1,        # pictures with similar words that stand together; 1: any pictures
         seed:int=0,          # of everything drawn
         prompts:torch.Tensor|None=None, # (p,e) words without pictures; a quarter of bs comes from them in each step
+        near_wrong:bool=False, # wrong captions are those of similar pictures, which need not stand in the batch
     ):
         n = len(imgs); self.prompts = emb[:0] if prompts is None else prompts
         if bs < 2: raise InputError(f'batch size {bs}: a wrong caption needs a second picture; give 2 or more')
         self.family = max(1, min(family, bs//2, n)); self.bs, self.z, self.seed = bs//self.family*self.family, z, seed
         self.imgs, self.emb, self.count, self.start = imgs, emb, count, count.cumsum(0) - count
+        self.near_wrong = near_wrong
         first = F.normalize(emb[self.start].float(), dim=1); self.per_epoch = max(1, n*1//self.bs)
         k = min(n, 12); self.near = torch.cat([(f @ first.T).topk(k).indices for f in first.split(512)])
     def indices(self,
@@ -85,9 +87,11 @@ class Batches:
         differs = (~same[torch.arange(b), other]).float()
         def to(t):
             return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
-        real = to(self.imgs[idx[mine]]).float()/127.5 - 1
-        rivals, differ = (t[mine] for t in self.rivals(idx, first, g))
-        return Batch(real, *map(to, (emb[mine], emb[other][mine], differs[mine], same, rivals, differ,
+        real = to(self.imgs[idx[mine]]).float()/127.5 - 1; rivals, differ = self.rivals(idx, first, g); wrong = emb[other]
+        if self.near_wrong and rivals.shape[1]:
+            j = torch.randint(rivals.shape[1], (b, 1), generator=g)
+            wrong = rivals.gather(1, j[..., None].expand(-1, 1, wrong.shape[1]))[:, 0]; differs = differ.gather(1, j)[:, 0].float()
+        return Batch(real, *map(to, (emb[mine], wrong[mine], differs[mine], same, rivals[mine], differ[mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])), move)
     def rivals(self,
         idx,   # (b,) numbers of pictures

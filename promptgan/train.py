@@ -112,6 +112,7 @@ def text_gan_learner(
     lr_decay:str='cosine', # 'cosine', 'linear' or 'none', over the second half of the budget
     bs:int=32,          # pictures per step, over all processes
     family:int=1,       # so many pictures with similar words stand together in a batch, see `Batches`
+    near_wrong:bool=False, # wrong captions are those of similar pictures, see `Batches`
     seed:int=0,         # of everything random
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
@@ -146,9 +147,9 @@ def text_gan_learner(
     extra = words(list(prompts)).cpu() if prompts else None
     fresh = start is None and not (resume and out and (out/'checkpoints').exists())
     if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
-    batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra)
+    batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra, near_wrong)
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
-                  recipe=asdict(recipe), data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(),
+                  near_wrong=near_wrong, recipe=asdict(recipe), data=data.info.get('name', 'pictures'), fingerprint=train.fingerprint(),
                   prompts=len(prompts or []))
     learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
                            precision=_same_precision(out, resume, precision, device), config=config)

@@ -21,8 +21,8 @@ from .train import text_gan_learner
 
 # %% ../nbs/19_weights.ipynb #744e5ba7
 WEIGHTS = dict(
-    scenes64=dict(data=lambda: scenes(20_000, split='train', brief=2), stages=[dict(images=320_000)],
-                  **DEMO_RECIPES['scenes']),
+    scenes64=dict(data=lambda: scenes(20_000, split='train', brief=2),
+                  stages=[dict(images=320_000), dict(images=120_000, near_wrong=True)], **DEMO_RECIPES['scenes']),
     emoji64=dict(data=emoji, stages=[dict(images=73_440, lr_decay='none'), dict(images=80_000, align=1.)],
                  **DEMO_RECIPES['emoji']))
 
