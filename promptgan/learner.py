@@ -87,10 +87,12 @@ class Batches:
         differs = (~same[torch.arange(b), other]).float()
         def to(t):
             return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else t.to(device)
-        real = to(self.imgs[idx[mine]]).float()/127.5 - 1; rivals, differ = self.rivals(idx, first, g); wrong = emb[other]
+        real = to(self.imgs[idx[mine]]).float()/127.5 - 1
+        (rivals, differ), wrong = self.rivals(idx, first, g), emb[other]
         if self.near_wrong and rivals.shape[1]:
             j = torch.randint(rivals.shape[1], (b, 1), generator=g)
-            wrong = rivals.gather(1, j[..., None].expand(-1, 1, wrong.shape[1]))[:, 0]; differs = differ.gather(1, j)[:, 0].float()
+            wrong = rivals.gather(1, j[..., None].expand(-1, 1, wrong.shape[1]))[:, 0]
+            differs = differ.gather(1, j)[:, 0].float()
         return Batch(real, *map(to, (emb[mine], wrong[mine], differs[mine], same, rivals[mine], differ[mine],
                                  torch.cat([z[mine], zx[more]]), extra[more])), move)
     def rivals(self,
