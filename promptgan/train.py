@@ -150,8 +150,7 @@ def text_gan_learner(
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra, near_wrong)
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
                   near_wrong=near_wrong, recipe=asdict(recipe), data=data.info.get('name', 'pictures'),
-                  fingerprint=train.fingerprint(),
-                  prompts=len(prompts or []))
+                  fingerprint=train.fingerprint(), prompts=len(prompts or []))
     learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
                            precision=_same_precision(out, resume, precision, device), config=config)
     learn.words, learn.data, learn.out, learn.log = words, data, out, log
