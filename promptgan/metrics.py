@@ -194,10 +194,10 @@ def evaluate_prompts(
     "Draw prompts that have no pictures and measure what needs none: known words, retrieval, variety, speed"
     pipe = pipe.pipeline() if hasattr(pipe, 'pipeline') else pipe; words = getattr(pipe, 'words', None)
     asked = list(dict.fromkeys(prompts))[:n]
-    heard = torch.tensor([2 if words is None else heard(words, p) for p in asked])
-    prompts = [p for p, h in zip(asked, heard) if h]
+    known = torch.tensor([2 if words is None else heard(words, p) for p in asked])
+    prompts = [p for p, k in zip(asked, known) if k]
     fake, seconds = _draw(pipe, prompts, seed); best = _best(pipe, prompts, fake.shape[-1], seed)
-    name = getattr(pipe, 'info', {}).get('data'); numbers = dict(words_known=number((heard == 2).float(), seed=seed))
+    name = getattr(pipe, 'info', {}).get('data'); numbers = dict(words_known=number((known == 2).float(), seed=seed))
     net = judge or (load_judge(name) if name in judge_facts() else None)
     if net is not None: numbers |= _fit_numbers(net, fake, prompts, seed)
     else: numbers['r_precision'] = unknown('no shipped judge knows such pictures: give judge=')
