@@ -56,7 +56,7 @@ class TextGANLearner(GANLearner):
     ):
         "Train; see `GANLearner.fit`. Only one process may train in a run folder"
         with nullcontext() if self.out is None or self.rank else RunLock(self.out): super().fit(*args, **kw)
-        if self.stop and self.log is None and not self.rank:    # who gave `log` tells it in other words
+        if self.stop not in (None, 'stopped') and self.log is None and not self.rank:   # 'stopped': by a button
             kept = f'all is saved in {self.out}, resume=True goes on' if self.out else 'without `out` nothing is saved'
             print(f'stopped at step {self.step:,} ({self.stop}): {kept}')
         return self

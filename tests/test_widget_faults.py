@@ -41,7 +41,8 @@ def said(out): return ''.join(o.get('text', '') or '\n'.join(o.get('traceback', 
 def test_interrupt_while_it_trains(kernel):
     out = run(kernel, START); assert not said(out), said(out)
     out = run(kernel, 'print("go"); learn.fit(minutes=5); print(learn.stop, learn.step > 0, len(children()), len({t.name for t in threading.enumerate()} - before))', 'go')
-    assert said(out).split()[1:] in (['SIGINT', 'True', '0', '0'], ['interrupted', 'True', '0', '0'])
+    _, told, facts = said(out).splitlines(); assert told.startswith('stopped at step') and told.endswith('all is saved in run, resume=True goes on')
+    assert facts.split() in (['SIGINT', 'True', '0', '0'], ['interrupted', 'True', '0', '0'])
     out = run(kernel, 'at = learn.step; learn.fit(steps=3, resume=True); print(learn.step - at, learn.stop)'); assert said(out) == '3 None\n'
 
 def test_interrupt_while_a_dashboard_waits(kernel):
