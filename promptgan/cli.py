@@ -116,8 +116,8 @@ def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Pres
     from promptgan.networks import PRESETS, resized
     from promptgan.train import text_gan_learner
     lines = read_prompts(prompts) if prompts else None; out = out or Path('runs')/slug(Path(data).resolve().name)
-    resized(preset.value, size or _size(from_))
-    pictures = load_data(data, size or _size(from_) or PRESETS[preset.value]['size'], seed); _say(repr(pictures))
+    size = size or _size(from_) or PRESETS[preset.value]['size']; resized(preset.value, size)
+    pictures = load_data(data, size, seed); _say(repr(pictures))
     start = time.monotonic()
     learn = text_gan_learner(pictures, preset.value, out=out, from_=from_, lr=lr, lr_decay=lr_decay.value,
                              bs=batch_size, seed=seed, device=device, precision=precision.value, prompts=lines,

@@ -393,9 +393,3 @@ def test_drawn_scenes_are_kept_and_a_damaged_file_is_not_used(tmp_path, monkeypa
     assert datasets.scenes(20, split='train').imgs.equal(first) and len(drawn) == 2       # one bit
     for bad in (b'', b'no picture'): file.write_bytes(bad); assert datasets.scenes(20, split='train').imgs.equal(first)
     assert len(drawn) == 4 and datasets.scenes(20, split='train', seed=1) is not None and len(drawn) == 5 and len(list((tmp_path/'scenes').iterdir())) == 2
-
-def test_ten_thousand_scenes_in_a_minute(tmp_path, monkeypatch):
-    import time
-    from promptgan.datasets import scenes
-    monkeypatch.setenv('PROMPTGAN_HOME', str(tmp_path)); start = time.process_time(); scenes(500, split='train')
-    assert (time.process_time() - start)*20 < 60      # of one core; captions included
