@@ -95,12 +95,8 @@ def settled(
 def shots_of(
     folder, captioner, book, # book: `Ledger` or None
 ) -> list: # of `Shot`
-    "The pictures of a folder; ours are no captions by hand, but a rewriter starts from them, only not from its own"
-    if book is None: return list_shots(folder)
-    if captioner.sees: return list_shots(folder, _ours(book))
-    mine = [r for r in book.records('done') if r['template'] == captioner.template]
-    texts = lambda cs: [c[1] if isinstance(c, list) else c for c in cs]
-    return list_shots(folder, {r['name']: texts(r['answer']) for r in mine})
+    "The pictures of a folder; ours are no captions by hand, but a rewriter starts from them, too"
+    return list_shots(folder, _ours(book) if book and captioner.sees else None)
 
 @patch
 def do(self:_Run,
@@ -186,7 +182,7 @@ def caption_folder(
     dry_run=False,      # ask nothing, write nothing: an `Estimate`
     retry_failed=False, # also those that failed, were refused or cut in earlier runs
     limit=None,         # only so many pictures
-    replace=False,      # take away captions of earlier runs that are not among the new ones
+    replace=False,      # take away captions of earlier runs that are not among the new ones; a rewriter keeps them
     write=True,         # into metadata.jsonl; False only fills the ledger
     ledger=None,        # file to use instead of the one in the folder
     progress=True,      # a bar, where there is a terminal or a notebook
@@ -207,7 +203,7 @@ def caption_folder(
     hand = {s.name: s.captions for s in shots if s.captions}
     def flush():
         with run.lock: fresh, run.fresh = run.fresh, {}
-        if write: write_captions(folder, book, dict(sorted(fresh.items())), hand, replace)
+        if write: write_captions(folder, book, dict(sorted(fresh.items())), hand, replace and captioner.sees)
     try: _watch(run, workers, len(shots), progress, flush)
     finally: _reckon_up(run, calls_before)
     if run.error is not None: _give_up(run.error, run.result)

@@ -206,7 +206,8 @@ def test_a_rewriting_stays_with_its_picture(serve, tmp_path):
 
 def test_our_captions_are_rewritten_too(serve, tmp_path):
     s = serve(); folder = pictures(tmp_path, 'red circle/a.png', 'blue square/b.png'); caption_folder(folder, ChatGPTCaptioner(n=2, base_url=s.url), progress=False); ours = rows(folder)
-    cap = ChatGPTRewriter(n=2, base_url=s.url); r = caption_folder(folder, cap, progress=False)
+    cap = ChatGPTRewriter(n=2, base_url=s.url); r = caption_folder(folder, cap, replace=True, progress=False)   # what is rewritten stays: else it would be asked about again
+    assert sorted(i['captions'] for i in s.asked[-1]['payload']['items']) == sorted(ours.values())     # not the labels
     assert (r.new, r.failed) == (2, {}) and all(rows(folder)[n][:2] == cs and len(rows(folder)[n]) > 2 for n, cs in ours.items())
     assert caption_folder(folder, cap, progress=False).new == 0                          # its own are not rewritten again
 
@@ -261,7 +262,10 @@ def test_questions_under_way_at_ctrl_c_are_not_asked_twice(serve, tmp_path, monk
     import time
     from promptgan.bulk import _Run
     s = serve(latency=7.); folder = pictures(tmp_path, 'a/1.png', 'b/2.png'); cap = ChatGPTCaptioner(n=1, base_url=s.url); start = _Run.start
-    def interrupted(self, workers): start(self, workers); time.sleep(.3); raise KeyboardInterrupt
+    def interrupted(self, workers):
+        start(self, workers)
+        while len(s.asked) < 2: time.sleep(.01)
+        raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(_Run, 'start', interrupted)
         with pytest.raises(KeyboardInterrupt): caption_folder(folder, cap, progress=False)
