@@ -18,7 +18,7 @@ from .frame import Frame
 from .items import is_picture
 from .learner import Batches, GANLearner, Recipe
 from .look import safe
-from .networks import PRESETS, build_networks, summary
+from .networks import PRESETS, build_networks, step_mflop, summary
 from .train import RECIPES
 
 # %% ../nbs/17h_chooser.ipynb #54acace3
@@ -40,9 +40,9 @@ class Candidate:
 
 @lru_cache
 def _counted(preset):
-    "Parameters, MFLOP per picture of G and D, and MB kept per picture"
-    G, D = build_networks(preset); g, d = (c.total() for c in summary(G, D))
-    return g[0], d[0], g[1], d[1], g[2] + 3*d[2]
+    "Parameters of G and D, MFLOP of a step and MB kept, per picture"
+    both = summary(*build_networks(preset)); g, d = (c.total() for c in both)
+    return g[0], d[0], step_mflop(*both), g[2] + 2*d[2]
 
 # %% ../nbs/17h_chooser.ipynb #3ef391a8
 def _rows(path):
@@ -78,9 +78,9 @@ def candidates(
     if not names: raise InputError(f'no preset for {size} pixels: choose {", ".join(map(str, sizes))}')
     known, out = study_numbers(), []
     for k in names:
-        g, d, fg, fd, kept = _counted(k)
+        g, d, mflop, kept = _counted(k)
         memory, rate = (5*g + 4*d)*4/2**20 + kept*bs, (rates or {}).get(k)
-        out.append(Candidate(k, size, g + d, 3*fg + 8*fd, memory, rate, minutes, known.get(k, '')))
+        out.append(Candidate(k, size, g + d, mflop, memory, rate, minutes, known.get(k, '')))
     return sorted(out, key=lambda c: c.mflop)
 
 # %% ../nbs/17h_chooser.ipynb #c5616099

@@ -154,10 +154,9 @@ def speed(
     learn, # `GANLearner` that has trained
 ) -> dict:
     "Pictures per second, FLOPs per picture and share of the machine's convolution rate, and peak memory"
-    from promptgan.networks import summary
+    from promptgan.networks import step_mflop, summary
     import resource, sys
-    g, d = (c.total()[1] for c in summary(learn.G, learn.D)); mflop = 3*g + 7*d
-    rate = conv_rate(learn.precision, learn.device)
+    mflop = step_mflop(*summary(learn.G, learn.D)); rate = conv_rate(learn.precision, learn.device)
     img_s = learn.images/max(learn.seconds, 1e-9)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform != 'darwin' else 2**30)
     return dict(images_per_second=round(img_s, 1), mflop_per_image=round(mflop, 1), conv_gflop_s=round(rate, 1),

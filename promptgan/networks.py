@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Generator', 'Discriminator', 'DCGenerator', 'DCDiscriminator', 'build_generator', 'build_discriminator',
-           'resized', 'build_networks', 'summary']
+           'resized', 'build_networks', 'summary', 'step_mflop']
 
 # %% ../nbs/07_networks.ipynb #ba7e308a
 import math
@@ -284,3 +284,11 @@ def summary(
     e, s = generator.config['e'], generator.config['size']
     words, noise, img = torch.zeros(1, e), torch.zeros(1, generator.z), torch.zeros(1, 3, s, s)
     return cost(generator, words, noise), cost(discriminator, img, words)
+
+def step_mflop(
+    g:Cost, d:Cost, # of generator and discriminator, as `summary` counts them
+) -> float:         # MFLOP
+    "Work of a training step on one picture"
+    # the generator forward and backward, 1 + 2; one look of the discriminator at the real and the drawn picture, 2,
+    # backward for its own update, 4, and back to the drawn picture for the generator's, 1
+    return 3*g.total()[1] + 7*d.total()[1]
