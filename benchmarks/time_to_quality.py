@@ -3,11 +3,14 @@ import argparse
 from pathlib import Path
 from promptgan.study import run_study
 
-p = argparse.ArgumentParser(description=__doc__); p.add_argument('--minutes', type=float, default=10.); p.add_argument('--arms', nargs='+', default=['default', 'classic'])
+p = argparse.ArgumentParser(description=__doc__); p.add_argument('--minutes', type=float, nargs='+', default=[10.], help='of training: for all arms, or one number for each')
+p.add_argument('--arms', nargs='+', default=['default', 'classic'])
 p.add_argument('--seeds', type=int, nargs='+', default=[0]); p.add_argument('--every', type=float, default=30., help='seconds between two exams')
 p.add_argument('--levels', type=float, nargs='+', default=[.6, .7, .8, .85, .9, .94]); p.add_argument('--file', type=Path, default=Path('time_to_quality.json')); a = p.parse_args()
-rows = run_study(a.file, a.arms, a.minutes, a.seeds, every=a.every)
-rows = [r for r in rows if r['arm'] in a.arms and r['seed'] in a.seeds and round(r['minutes']) == round(a.minutes)]
+budgets = list(zip(a.arms, a.minutes*len(a.arms) if len(a.minutes) == 1 else a.minutes, strict=True)); rows = []
+for arm, minutes in budgets:
+    rows += [r for r in run_study(a.file, [arm], minutes, a.seeds, every=a.every)
+             if r['arm'] == arm and r['seed'] in a.seeds and round(r['minutes']) == round(minutes)]
 
 def reached(row, level): return next((c[0]/60 for c in row['curve'] if c[2] >= level), None)
 print(f'{"minutes until attributes right":32}' + ''.join(f'{l:>8}' for l in a.levels) + f'{"at end":>9}{"img/s":>8}{"ratio":>7}'); base = rows[0]['images_per_second']

@@ -125,7 +125,7 @@ class MapNorm(nn.Module):
         x, # (b,c,h,w) picture features
         M, # (b,m,grid,grid) the map
     ):
-        g, b = F.interpolate(self.scale_shift(M), size=x.shape[-2:]).chunk(2, 1)
+        g, b = (F.interpolate(t, size=x.shape[-2:]) for t in self.scale_shift(M).chunk(2, 1))
         return torch.addcmul(b, self.norm(x), 1 + g)
 
 # %% ../nbs/06_layers.ipynb #9153e050

@@ -115,12 +115,18 @@ def _rms(seen):
     if world_size() > 1: dist.all_reduce(unit); unit /= world_size()
     return unit.sqrt() + 1e-6
 
+def _spread(t):
+    "Standard deviation of each column, over the rows of all processes; at least .05"
+    m = torch.stack([t.mean(0), t.square().mean(0)])
+    if world_size() > 1: dist.all_reduce(m); m /= world_size()
+    return (m[1] - m[0].square()).clamp(min=.0025).sqrt()
+
 @dataclass
 class Look:
     "What the discriminator makes of a batch"
     seen: list         # of the real pictures, stage by stage
     drawn: list        # of the fakes
-    fr: torch.Tensor   # (b,f) the last stage as one row per picture, real
+    fr: torch.Tensor   # (b,f) one row per picture, real: the last stage, then textures
     ff: torch.Tensor   # (b+x,f) and drawn
     real: torch.Tensor # (b,) logits of the real pictures with their words
     fake: torch.Tensor # (b+x,) and of the fakes with theirs
@@ -158,6 +164,7 @@ class Recipe:
     wrong: float = .5     # share of wrong captions among the discriminator's negatives
     align: float = 4.     # contest of captions, for both networks
     match: float = 60.    # paired distance inside the discriminator
+    texture: float = 4.   # paired distance of textures, where the discriminator has them
     pixel: float = 30.    # blurred paired L1 of the generator, falls to a fifth of it during the run
     pixel_size: int = 16  # side of the blurred copy
     shift: int = 4        # the discriminator sees the whole batch moved by up to so many pixels
@@ -173,8 +180,8 @@ class Recipe:
         fake, # (b+x,3,h,w) drawn pictures
     ):
         "One pass of the discriminator over the real pictures and one over the fakes, for both losses"
-        seen, drawn = (D.stages(self.view(img, b)) for img in (b.real, fake))
-        fr, ff = (s[-1].flatten(1) for s in (seen, drawn))
+        real, fake = self.view(b.real, b), self.view(fake, b)
+        seen, drawn = D.stages(real), D.stages(fake); fr, ff = D.rows(real, seen), D.rows(fake, drawn)
         return Look(seen, drawn, fr, ff, D.judge(fr, b.emb), D.judge(ff, b.asked))
     def d_loss(self,
         D,    # discriminator
@@ -208,6 +215,9 @@ class Recipe:
             seen = [s.detach() for s in look.seen]; unit = _rms(seen)
             m = feature_matching([f[:n]/u for f, u in zip(look.drawn, unit)], [s/u for s, u in zip(seen, unit)])
             loss, logs['g_match'] = loss + self.match*m, m
+        if self.texture and getattr(D, 'texture', None):
+            t, s = look.ff[:n, D.f:].float(), look.fr[:, D.f:].detach().float()
+            t = ((t - s).abs()/_spread(s)).mean(); loss, logs['g_texture'] = loss + self.texture*t, t
         if self.pixel:
             p = low_res_l1(fake[:n], b.real, self.pixel_size)
             loss, logs['g_pixel'] = loss + self.pixel*(1 - .8*frac)*p, p

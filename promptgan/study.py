@@ -40,6 +40,8 @@ def _no_average(learn): learn.cbs = [c for c in learn.cbs if not isinstance(c, E
 
 def _no_rivals(learn): learn.batches.near = None
 
+def _no_texture(learn): learn.D.texture = None
+
 def _no_guess(learn):
     "Weights as they were before `start_from`"
     new = build_networks(learn.config['preset'], learn.words.e, learn.config['seed'])[0]
@@ -128,8 +130,11 @@ ARMS = {
     'no wrong captions': Arm('words', 'are they needed beside the contest?', dict(wrong=0.)),
     'no rivals': Arm('words', 'the contest has the captions of the batch only', tweak=_no_rivals),
     'similar pictures together': Arm('words', 'families of four in a batch, wrong captions of these', dict(family=4)),
+    'near wrong captions': Arm('words', 'wrong captions of the most similar pictures', dict(near_wrong=True)),
     'no contest': Arm('words', 'only wrong captions teach the words', dict(align=0.)),
     'no paired distance': Arm('pairs', 'only the game decides', dict(match=0.)),
+    'no texture': Arm('words', 'nothing that sees small detail anywhere', tweak=_no_texture),
+    'no texture distance': Arm('pairs', 'the contest alone teaches small detail', dict(texture=0.)),
     'no blurred L1': Arm('pairs', 'is the distance inside the discriminator enough?', dict(pixel=0.)),
     'no first guess': Arm('pairs', 'the generator starts from noise', tweak=_no_guess),
     'no shifts': Arm('what D sees', 'each picture in one place', dict(shift=0)),
@@ -240,7 +245,7 @@ def study_table(
            '|:--|:--|--:|--:|--:|--:|--:|--:|--:|']
     for name, rs in sorted(by.items(), key=lambda kv: -mean(kv[1], 'attribute_accuracy')):
         acc = mean(rs, 'attribute_accuracy'); half = mean(rs, 'attribute_accuracy_high') - acc
-        own = None if name in ('default', 'only 32 pictures') else base(rs)
+        own = None if name in ('default', 'only 32 pictures', rs[0].get('base')) else base(rs)
         diff = f"{acc - mean(own, 'attribute_accuracy'):+.3f}" if own else ''
         out.append(f"| {name} | {ARMS[name].why} | {acc:.3f} | {half:.3f} | {diff} | {mean(rs, 'kind'):.3f} | "
                    f"{mean(rs, 'all_attributes_right'):.3f} | {round(mean(rs, 'images'), -2):,.0f} | {len(rs)} |")

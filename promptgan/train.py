@@ -24,7 +24,7 @@ from .pretrained import SentenceModel
 from .text import TextModel
 
 # %% ../nbs/15_train.ipynb #fc0ebdd2
-RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
+RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., texture=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
 # %% ../nbs/15_train.ipynb #9d288964
@@ -147,6 +147,7 @@ def text_gan_learner(
     extra = words(list(prompts)).cpu() if prompts else None
     fresh = start is None and not (resume and out and (out/'checkpoints').exists())
     if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
+    if (fresh or start and start.discriminator is None) and hasattr(D, 'start_from'): D.start_from(train.imgs)
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra, near_wrong)
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
                   near_wrong=near_wrong, recipe=asdict(recipe), data=data.info.get('name', 'pictures'),

@@ -21,10 +21,8 @@ from .train import text_gan_learner
 
 # %% ../nbs/19_weights.ipynb #744e5ba7
 WEIGHTS = dict(
-    scenes64=dict(data=lambda: scenes(20_000, split='train', brief=2),
-                  stages=[dict(images=320_000), dict(images=36_384, near_wrong=True, lr_decay='none'),
-                          dict(images=43_824, near_wrong=True, match=15., lr_decay='none'),
-                          dict(images=68_000, family=4)], **DEMO_RECIPES['scenes']),
+    scenes64=dict(data=lambda: scenes(40_000, split='train', brief=1), stages=[dict(images=420_000)],
+                  **DEMO_RECIPES['scenes']),
     emoji64=dict(data=emoji, stages=[dict(images=73_440, lr_decay='none'), dict(images=80_000, align=1.)],
                  **DEMO_RECIPES['emoji']))
 
