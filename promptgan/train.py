@@ -24,7 +24,8 @@ from .pretrained import SentenceModel
 from .text import TextModel
 
 # %% ../nbs/15_train.ipynb #fc0ebdd2
-RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., texture=0., pixel=0.), lr=2e-4, betas=(.5, .999)))
+RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., texture=0., pixel=0.),
+                          lr=2e-4, betas=(.5, .999)))
 _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
 # %% ../nbs/15_train.ipynb #9d288964
@@ -96,10 +97,12 @@ def _same_precision(out, resume, precision, device):
     facts = read_json(out/'config.json').get('facts', {})
     return facts['precision'].split(' (')[0] if facts.get('device') == str(device) else precision
 
-def _networks(start, preset, e, seed, size, memory):
+def _networks(start, preset, e, seed, size, memory, imgs):
     "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
-    if start is None: return build_networks(preset, e, seed, size, **(dict(memory=memory) if memory else {}))
-    G, D = start.generator, start.discriminator or build_networks(preset, e, seed, size)[1]
+    own = start and start.discriminator
+    if start is None: G, D = build_networks(preset, e, seed, size, **(dict(memory=memory) if memory else {}))
+    else: G, D = start.generator, own or build_networks(preset, e, seed, size)[1]
+    if not own and hasattr(D, 'start_from'): D.start_from(imgs)
     return tuple(n.train().requires_grad_(True) for n in (G, D))
 
 def text_gan_learner(
@@ -140,14 +143,13 @@ def text_gan_learner(
         raise InputError(f'pictures of {size} pixels, but {from_} draws {start.size}: load the data with that size')
     words = _text(data, start.words if start else words, text_minutes, seed, out, resume, log); words.to(device)
     share_weights(words.encoder)             # each process has solved them; machines differ in the last bits
-    G, D = _networks(start, preset, words.e, seed, size, memory)
+    G, D = _networks(start, preset, words.e, seed, size, memory, train.imgs)
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])
     extra = words(list(prompts)).cpu() if prompts else None
     fresh = start is None and not (resume and out and (out/'checkpoints').exists())
     if fresh and hasattr(G, 'start_from'): G.start_from(train.imgs, emb.cpu(), count)
-    if (fresh or start and start.discriminator is None) and hasattr(D, 'start_from'): D.start_from(train.imgs)
     batches = Batches(train.imgs, emb.cpu(), count, G.z, bs, family, seed, extra, near_wrong)
     config = dict(preset=preset, size=size, lr=lr, lr_decay=lr_decay, bs=batches.bs, family=family, seed=seed,
                   near_wrong=near_wrong, recipe=asdict(recipe), data=data.info.get('name', 'pictures'),
