@@ -81,7 +81,9 @@ class Sketch(nn.Module):
     def forward(self,
         guess, # (b,k,8,8) channels of the map
     ):
-        x = F.pixel_shuffle(self.paint(guess), 8) + self.mean.to(guess.dtype)
+        x = self.paint(guess); mean = F.pixel_unshuffle(self.mean, 8).to(x)[None]  # (b,192,8,8)
+        if x.is_contiguous(memory_format=torch.channels_last): mean = mean.contiguous(memory_format=torch.channels_last)
+        x = F.pixel_shuffle(x + mean, 8)
         return x if x.shape[-1] == self.size else F.interpolate(x, self.size, mode='bilinear')
 
 # %% ../nbs/06_layers.ipynb #e7862311
@@ -125,8 +127,9 @@ class MapNorm(nn.Module):
         x, # (b,c,h,w) picture features
         M, # (b,m,grid,grid) the map
     ):
-        g, b = (F.interpolate(t, size=x.shape[-2:]) for t in self.scale_shift(M).chunk(2, 1))
-        return torch.addcmul(b, self.norm(x), 1 + g)
+        scale, shift = self.scale_shift(M).chunk(2, 1); size = x.shape[-2:]
+        at_each = lambda t: t if t.shape[-2:] == size else F.interpolate(t, size=size)
+        return torch.addcmul(at_each(shift), self.norm(x), at_each(1 + scale))
 
 # %% ../nbs/06_layers.ipynb #9153e050
 class GBlock(nn.Module):
@@ -145,9 +148,8 @@ class GBlock(nn.Module):
         x, # (b,i,h,w) picture features
         M, # (b,m,grid,grid) the map
     ):
-        x = self.conv(x)
+        x = lrelu(self.norm(self.conv(x), M))                          # (b,o,h,w)
         if self.up: x = F.interpolate(x, scale_factor=2.)
-        x = lrelu(self.norm(x, M))                                     # (b,o,2h,2w)
         return x if self.conv2 is None else x + lrelu(self.norm2(self.conv2(x), M))
 
 # %% ../nbs/06_layers.ipynb #399a403a

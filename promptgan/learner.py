@@ -111,7 +111,8 @@ GAN_LOSSES = dict(hinge=(hinge_d, hinge_g), bce=(bce_d, bce_g), rpgan=(rpgan_d, 
 
 def _rms(seen):
     "Root of the mean square of each tensor, over all processes"
-    unit = torch.stack([s.detach().float().square().mean() for s in seen])
+    full = lambda s: torch.linalg.vector_norm(s.detach(), dtype=torch.promote_types(s.dtype, torch.float32))
+    unit = torch.stack([full(s).square()/s.numel() for s in seen])
     if world_size() > 1: dist.all_reduce(unit); unit /= world_size()
     return unit.sqrt() + 1e-6
 
@@ -129,7 +130,9 @@ class Look:
     fr: torch.Tensor   # (b,f) one row per picture, real: the last stage, then textures
     ff: torch.Tensor   # (b+x,f) and drawn
     real: torch.Tensor # (b,) logits of the real pictures with their words
-    fake: torch.Tensor # (b+x,) and of the fakes with theirs
+    fake: torch.Tensor # (b+x,) of the fakes with theirs
+    wrong: torch.Tensor # (b,) and of the real pictures with wrong words; empty where the recipe has none
+    contest: tuple|None # pictures, real and then fake, words and rivals in the space of the contest, if there is one
 
 class _AllRows(torch.autograd.Function):
     "Rows of all processes in their order; the gradients of each row, summed, go back to where it came from"
@@ -147,9 +150,9 @@ def _share(n):
     if world_size() > 1: n = n.clone(); dist.all_reduce(n)
     return n.clamp(min=1)/world_size()
 
-def _contest(D, feats, emb, b):
+def _contest(img, txt, rivals, b):
     "Loss, and share of pictures that find their words, in the whole batch with rivals; paired ones before mere prompts"
-    (img, txt), rivals, differ = D.align(feats, emb), D.align_txt(b.rivals), b.differ
+    differ = b.differ
     if world_size() > 1:
         n = len(b.real); every = lambda t: _AllRows.apply(t if t.dtype == torch.float64 else t.float())
         img, txt = (torch.cat([every(t[:n]), *([every(t[n:])] if len(t) > n else [])]) for t in (img, txt))
@@ -180,9 +183,13 @@ class Recipe:
         fake, # (b+x,3,h,w) drawn pictures
     ):
         "One pass of the discriminator over the real pictures and one over the fakes, for both losses"
-        real, fake = self.view(b.real, b), self.view(fake, b)
-        seen, drawn = D.stages(real), D.stages(fake); fr, ff = D.rows(real, seen), D.rows(fake, drawn)
-        return Look(seen, drawn, fr, ff, D.judge(fr, b.emb), D.judge(ff, b.asked))
+        (seen, fr), (drawn, ff) = D.see(self.view(b.real, b)), D.see(self.view(fake, b)); n, contest = len(fr), None
+        bad = n if self.wrong else 0                           # all rows at once: the large matrices are read once
+        logits = D.judge(torch.cat([fr, ff, fr[:bad]]), torch.cat([b.emb, b.asked, b.wrong[:bad]]))
+        if self.align:
+            img, txt = D.align(torch.cat([fr, ff]), torch.cat([b.asked, b.rivals.flatten(0, 1)])); m = len(ff)
+            contest = img, txt[:m], txt[m:].unflatten(0, b.rivals.shape[:2])
+        return Look(seen, drawn, fr, ff, *logits.split([n, len(ff), bad]), contest)
     def d_loss(self,
         D,    # discriminator
         b,    # `Batch`
@@ -193,11 +200,13 @@ class Recipe:
         loss = d(real, fake[:len(real)] if self.loss == 'rpgan' else fake)
         logs = dict(d_real=real.mean(), d_fake=fake.mean())
         if self.wrong:
-            bad = D.judge(look.fr, b.wrong).float(); term = F.relu(1 + bad) if self.loss == 'hinge' else F.softplus(bad)
+            bad = look.wrong.float(); term = F.relu(1 + bad) if self.loss == 'hinge' else F.softplus(bad)
             loss = loss + self.wrong*(term*b.differs).sum()/_share(b.differs.sum())
             w = b.differs + (b.differs.sum() == 0)         # where all happen to be the same words: of these
             logs['d_wrong'] = (bad*w).sum()/w.sum()
-        if self.align: loss = loss + self.align*_contest(D, look.fr, b.emb, b)[0]
+        if self.align:
+            img, txt, rivals = look.contest; n = len(real)
+            loss = loss + self.align*_contest(img[:n], txt[:n], rivals, b)[0]
         return loss, dict(d_loss=loss, **logs)
     def g_loss(self,
         D,    # discriminator
@@ -210,10 +219,11 @@ class Recipe:
         _, g = GAN_LOSSES[self.loss]; n = len(b.real)
         loss = g(look.fake[:n] if self.loss == 'rpgan' else look.fake, look.real.detach()); logs = dict(g_adv=loss)
         if self.align:
-            a, logs['prompt_acc'] = _contest(D, look.ff, b.asked, b); loss, logs['g_align'] = loss + self.align*a, a
+            img, txt, rivals = look.contest
+            a, logs['prompt_acc'] = _contest(img[n:], txt, rivals, b); loss, logs['g_align'] = loss + self.align*a, a
         if self.match:
-            seen = [s.detach() for s in look.seen]; unit = _rms(seen)
-            m = feature_matching([f[:n]/u for f, u in zip(look.drawn, unit)], [s/u for s, u in zip(seen, unit)])
+            drawn = look.drawn if len(fake) == n else [f[:n] for f in look.drawn]
+            m = feature_matching(drawn, look.seen, units=_rms(look.seen))
             loss, logs['g_match'] = loss + self.match*m, m
         if self.texture and getattr(D, 'texture', None):
             t, s = look.ff[:n, D.f:].float(), look.fr[:, D.f:].detach().float()

@@ -166,6 +166,10 @@ def contrastive(
     return loss, (best(t_rows == 0) > best(t_rows > 0)).float().mean()
 
 # %% ../nbs/08_losses.ipynb #7b6948f2
+def _l1(a, b):
+    "Mean absolute difference; its gradient keeps the layout of `a` in memory, that of `F.l1_loss` does not"
+    return (a - b).abs().sum()/a.numel()
+
 def low_res_l1(
     fake, # (b,c,h,w) pictures drawn for the words of `real`
     real, # (b,c,h,w) the real ones
@@ -173,21 +177,22 @@ def low_res_l1(
 ):
     "Mean absolute difference of fake and real after area averaging to sz x sz."
     _same_shape(fake, real, 'low_res_l1(fake, real)')
-    return F.l1_loss(F.adaptive_avg_pool2d(_full(fake), sz), F.adaptive_avg_pool2d(_full(real), sz))
+    return _l1(F.adaptive_avg_pool2d(_full(fake), sz), F.adaptive_avg_pool2d(_full(real), sz))
 
 # %% ../nbs/08_losses.ipynb #a8889780
 def feature_matching(
     feats_fake,  # tensor (b,...) or list of them, one a layer
     feats_real,  # the same of the real pictures; no gradient flows there
     paired=True, # True: row i against row i, absolute; False: batch means, squared
+    units=None,  # one number per layer: the features are measured in it
 ):
     "Distance of fake and real inside a network, mean over layers (pix2pixHD; Salimans 2016 with paired=False)."
     if torch.is_tensor(feats_fake): feats_fake, feats_real = [feats_fake], [feats_real]
     n, m = len(feats_fake), len(feats_real)
     if n != m: raise InputError(f'feature_matching: {n} layers of fakes and {m} of real pictures, give the same ones')
     total = 0.
-    for f, r in zip(feats_fake, feats_real):
+    for f, r, u in zip(feats_fake, feats_real, [1.]*n if units is None else units):
         f, r = _full(f), _full(r).detach()
         _same_shape(*((f, r) if paired else (f[0], r[0])), 'feature_matching')
-        total = total + (F.l1_loss(f, r) if paired else F.mse_loss(f.mean(0), r.mean(0)))
+        total = total + (_l1(f, r)/u if paired else F.mse_loss(f.mean(0), r.mean(0))/u**2)
     return total/n

@@ -44,13 +44,13 @@ class Generator(nn.Module):
         emb, # (b,e) words
         z,   # (b,z) noise
     ):
-        M = self.map(emb, z)                                        # (b,m,8,8)
+        M = self.map(emb, z); guess = M[:, -self.config['guess']:]  # (b,m,8,8)
         if self.out.weight.is_contiguous(memory_format=torch.channels_last):
             M = M.contiguous(memory_format=torch.channels_last)
         x = self.start(self.first(M), M)                            # (b,w0,8,8)
         for block in self.up: x = block(x, M)                       # (b,w,size/2,size/2)
         x = F.pixel_shuffle(self.out(self.last(x, M)), 2)           # (b,3,size,size)
-        return torch.tanh(x + self.sketch(M[:, -self.config['guess']:]))
+        return torch.tanh(x + self.sketch(guess))
 
 # %% ../nbs/07_networks.ipynb #723c1096
 def _patterns(Y, k, seed=0):
@@ -104,16 +104,16 @@ class Texture(nn.Module):
         self.conv = nn.Conv2d(12, k, 3, padding=1)
         self.register_buffer('mean', torch.zeros(k)); self.register_buffer('std', torch.ones(k))
     def answers(self,
-        img, # (b,3,h,w) in [-1,1]
+        x, # (b,12,h/2,w/2) pictures in [-1,1], their 2x2 pixels as channels
     ):
         "Mean answer of each filter, (b,k); filters have mean 0 in each colour"
         w = self.conv.weight; w = w.view(len(w), 3, 4, 3, 3)       # four phases of 2x2 pixels
-        w = (w - w.mean((2, 3, 4), keepdim=True)).view_as(self.conv.weight)
-        x = lrelu(F.conv2d(F.pixel_unshuffle(4*img, 2), w, self.conv.bias, padding=1))
-        return F.avg_pool2d(x, 8).float().mean((2, 3))              # in two steps: quicker in channels_last
+        w = 4*(w - w.mean((2, 3, 4), keepdim=True)).view_as(self.conv.weight)
+        x = lrelu(F.conv2d(x, w, self.conv.bias, padding=1))
+        return x.sum((2, 3)).to(torch.promote_types(x.dtype, torch.float32))/x[0, 0].numel()
     def forward(self,
-        img, # (b,3,h,w) in [-1,1]
-    ): return (self.answers(img) - self.mean)/self.std
+        x, # (b,12,h/2,w/2) pictures in [-1,1], their 2x2 pixels as channels
+    ): return (self.answers(x) - self.mean)/self.std
 
 class Discriminator(nn.Module):
     "Projection discriminator: is img (b,3,size,size) real, and does it fit emb (b,e)?"
@@ -142,27 +142,21 @@ class Discriminator(nn.Module):
     ):
         "Scale the textures to variance 1 on real pictures"
         if self.texture is None: return
-        a = self.texture.answers(imgs[:256].float()/127.5 - 1); self.texture.mean[:] = a.mean(0)
+        a = self.texture.answers(F.pixel_unshuffle(imgs[:256].float()/127.5 - 1, 2)); self.texture.mean[:] = a.mean(0)
         self.texture.std[:] = a.std(0, unbiased=False).clamp(min=1e-3)
-    def stages(self,
+    def see(self,
         img, # (b,3,size,size) in [-1,1]
     ):
-        "What the discriminator sees in a picture after each halving, down to (b,w,4,4); does not depend on the words"
-        x, seen = lrelu(self.first(F.pixel_unshuffle(img, 2))), []  # (b,w0,size/2,size/2)
+        "What it sees, whatever the words: a list of features after each halving, down to (b,w,4,4); and `features`"
+        img = F.pixel_unshuffle(img, 2); x, seen = lrelu(self.first(img)), []       # (b,w0,size/2,size/2)
         for block in self.down: x = block(x); seen.append(x)
-        return seen
-    def rows(self,
-        img,  # (b,3,size,size) in [-1,1]
-        seen, # its `stages`
-    ):
-        "The last stage and the textures as one row per picture, (b,f+texture)"
-        x = seen[-1].flatten(1)
-        return x if self.texture is None else torch.cat([x, self.texture(img).to(x.dtype)], 1)
+        x = x.flatten(1)
+        return seen, x if self.texture is None else torch.cat([x, self.texture(img).to(x.dtype)], 1)
     def features(self,
         img, # (b,3,size,size) in [-1,1]
     ):
         "The last stage and the textures as one row per picture, (b,f+texture)"
-        return self.rows(img, self.stages(img))
+        return self.see(img)[1]
     def judge(self,
         feats, # (b,f+texture) from `features`
         emb,   # (b,e) words
@@ -227,24 +221,18 @@ class DCDiscriminator(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(i, o, 4, 2, 1, bias=k == 0), norm(k, o), nn.LeakyReLU(.2))
                                   for k, (i, o) in enumerate(zip(ch, ch[1:])))
         self.words, self.out = nn.Linear(e, squeeze), nn.Conv2d(nf*8 + squeeze, 1, 4); _dc_init(self)
-    def stages(self,
+    def see(self,
         img, # (b,3,64,64) in [-1,1]
     ):
-        "Features after each halving, down to (b,8nf,4,4)"
+        "What it sees, whatever the words: a list of features after each halving, down to (b,8nf,4,4); and `features`"
         seen = [img]
         for block in self.down: seen.append(block(seen[-1]))
-        return seen[1:]
-    def rows(self,
-        img,  # not used: here so that every discriminator is called alike
-        seen, # its `stages`
-    ):
-        "The last stage as one row per picture, (b,f)"
-        return seen[-1].flatten(1)
+        return seen[1:], seen[-1].flatten(1)
     def features(self,
         img, # (b,3,64,64) in [-1,1]
     ):
         "The last stage as one row per picture, (b,f)"
-        return self.rows(img, self.stages(img))
+        return self.see(img)[1]
     def judge(self,
         feats, # (b,f) from `features`
         emb,   # (b,e) words
