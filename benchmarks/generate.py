@@ -1,5 +1,5 @@
 "From a prompt to a picture: milliseconds of each part, pictures per second of batches, seconds to load, all in one run"
-import argparse, statistics, subprocess, sys, time
+import argparse, os, statistics, subprocess, sys, time
 import torch
 from promptgan.core import default_device, pick_precision, to_pil
 from promptgan.pipeline import TextToImagePipeline
@@ -28,10 +28,24 @@ for k, v in parts.items(): print(f'{k:24} {v:7.2f} ms  {v/parts["drawing"]:5.2f}
 one = pipe(a.prompt, generator=noise(), output_type='pt').images[0]; among = pipe([a.prompt]*3 + ['a small blue cat'], generator=[noise() for _ in range(4)], output_type='pt').images
 print(f'alone and among others: {(one - among[2]).abs().max().item()/2*255:.3f} levels of 255 apart at most')
 
-E, Z = emb.expand(a.bs, -1).contiguous(), torch.randn(a.bs, pipe.generator.z, device=emb.device); kind = emb.device.type; base = None
-for name, auto, net in (('fp32', False, pipe.generator), ('fp32 channels_last', False, pipe.generator.to(memory_format=torch.channels_last)), ('bf16 channels_last', True, pipe.generator)):
-    with torch.inference_mode(), torch.autocast(kind, dtype=torch.bfloat16, enabled=auto): ms = median_ms(lambda: net(E, Z))
-    base = base or ms; print(f'batch of {a.bs}, {name:20} {ms:7.2f} ms  {1e3*a.bs/ms:7.0f} pictures/s  {base/ms:5.2f}x')
+# in new processes, since glibc either gives large blocks back after each batch, and the next one pays for every page again, or is told to keep them
+batches = """
+import copy, statistics, time, torch
+from promptgan.core import default_device
+from promptgan.pipeline import TextToImagePipeline
+{threads}
+net = TextToImagePipeline.from_pretrained({model!r}, default_device()).generator.eval(); d = next(net.parameters()).device; base = None
+E, Z = torch.randn({bs}, net.config['e'], device=d), torch.randn({bs}, net.z, device=d)
+for name, dtype, layout in (('fp32', torch.float32, torch.contiguous_format), ('fp32 channels_last', torch.float32, torch.channels_last), ('bf16 channels_last', torch.bfloat16, torch.channels_last)):
+    n, e, z, ms = copy.deepcopy(net).to(dtype=dtype, memory_format=layout), E.to(dtype), Z.to(dtype), []
+    with torch.inference_mode():
+        for _ in range({times} + 2): t0 = time.perf_counter(); float(n(e, z)[-1, 0, 0, 0]); ms.append(1e3*(time.perf_counter() - t0))
+    ms = statistics.median(ms[2:]); base = base or ms; print(f'  {{name:24}} {{ms:7.2f}} ms  {{1e3*{bs}/ms:7.0f}} pictures/s  {{base/ms:5.2f}}x')
+"""
+code = batches.format(model=a.model, bs=a.bs, times=a.times, threads=f'torch.set_num_threads({a.threads})' if a.threads else '')
+keep = dict(MALLOC_TRIM_THRESHOLD_='2000000000', MALLOC_MMAP_THRESHOLD_='1000000000', MALLOC_TOP_PAD_='300000000')
+for how, env in (('memory as the system has it', {}), (' '.join(f'{k}={v}' for k, v in keep.items()), keep)):
+    print(f'batches of {a.bs}, generator alone, {how}:'); print(subprocess.run([sys.executable, '-c', code], env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout, end='')
 
 cold = 'import time, torch; t = time.perf_counter(); from promptgan import TextToImagePipeline; TextToImagePipeline.from_pretrained({!r}, "cpu"); print(time.perf_counter() - t)'
 took = [float(subprocess.run([sys.executable, '-c', cold.format(a.model)], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
