@@ -99,7 +99,6 @@ class HardCaptions:
     "Finds captions that share most words, and exchanges words of one class"
     def __init__(self,
         caps:CaptionSet,         # the captions
-        g:torch.Generator,       # not used
         classes_from:int=20_000, # captions from which classes of words are learned
     ):
         self.caps, V = caps, caps.vocab
@@ -193,7 +192,7 @@ def contrast(
     log=None,          # called with (step, loss, fraction done) now and then
 ):
     "Contrastive training; returns the head, which is thrown away in the end (SimCLR, Chen 2020)"
-    hard, scale = HardCaptions(caps, g), nn.Parameter(torch.tensor(10.).log())
+    hard, scale = HardCaptions(caps), nn.Parameter(torch.tensor(10.).log())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=g)))
         head = nn.Linear(enc.mean.shape[0], enc.config['e'])
