@@ -23,7 +23,7 @@ from .train import text_gan_learner
 WEIGHTS = dict(
     scenes64=dict(data=lambda: scenes(40_000, split='train', brief=1), stages=[dict(images=420_000)],
                   **DEMO_RECIPES['scenes']),
-    emoji64=dict(data=emoji, stages=[dict(images=73_440, lr_decay='none'), dict(images=80_000, align=1.)],
+    emoji64=dict(data=emoji, stages=[dict(images=260_000, lr_decay='none'), dict(images=260_000, align=1.)],
                  **DEMO_RECIPES['emoji']))
 
 def train_weights(
