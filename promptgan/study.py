@@ -259,16 +259,17 @@ def plot_study(
     from matplotlib.figure import Figure
     rows = [r for r in rows if r['arm'] in ARMS and not ARMS[r['arm']].few]
     groups = groups or list(dict.fromkeys(g for r in rows if (g := ARMS[r['arm']].group)))
-    fig = Figure(figsize=(9, 2.6*-(-len(groups)//3)), layout='constrained', dpi=70)
-    axs = fig.subplots(-(-len(groups)//3), 3, squeeze=False, sharex=True, sharey=True).flat
+    high, wide = -(-len(groups)//3), min(3, len(groups))
+    fig = Figure(figsize=(1 + 2.7*wide, 2.6*high), layout='constrained', dpi=70)
+    axs = fig.subplots(high, wide, squeeze=False, sharex=True, sharey=True).flatten()
     for ax, group in zip(axs, groups):
         for r in sorted(rows, key=lambda r: r['seed']):
             if (g := ARMS[r['arm']].group) not in ('', group): continue
             x, y = [c[0]/60 for c in r['curve']], [c[2] for c in r['curve']]
             style = dict(color='black', lw=2.5) if not g else dict(color=f'C{list(ARMS).index(r["arm"]) % 10}')
             ax.plot(x, y, ls='-:'[min(r['seed'], 1)], label='' if r['seed'] else r['arm'], **style)
-        ax.set_title(group, fontsize=9); ax.legend(fontsize=6); ax.tick_params(labelsize=7)
-    for ax in list(axs)[len(groups):]: ax.remove()
+        ax.set_title(group, fontsize=9); ax.legend(fontsize=6); ax.tick_params(labelsize=7, labelbottom=True)
+    for ax in axs[len(groups):]: ax.remove()
     fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes right', fontsize=8)
     buf = io.BytesIO(); fig.savefig(buf, format='png'); return Image.open(buf)
 
