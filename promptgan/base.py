@@ -18,7 +18,7 @@ class PromptganError(Exception): "Something that promptgan can explain in one li
 class DataError(PromptganError): "Pictures or a data set that cannot be used"
 class CaptionError(PromptganError): "Captions that are missing, unreadable or damaged"
 class InputError(PromptganError, ValueError): "An argument outside what is allowed; the message gives the allowed range"
-class TrainingDiverged(PromptganError): "Losses or weights stopped being finite, and going back did not help"
+class TrainingDiverged(PromptganError): "Gradients stopped being finite, ten steps in a row"
 
 # %% ../nbs/00_base.ipynb #bcfbc284
 class LLMError(PromptganError): "The language model cannot be used as asked"

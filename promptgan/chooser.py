@@ -58,14 +58,12 @@ def study_numbers(
 ) -> dict:     # {preset: words}
     "What a study reached with each preset and the default recipe, mean over seeds; {} without a study"
     rows, out = _rows(path or STUDY), {}
-    usual = next((r['base'] for r in rows if r.get('base')), 'default')   # what the other presets are one change of
-    if usual != 'default': rows = [r for r in rows if usual in (r['base'] if 'base' in r else '', r.get('arm'))]
     presets = lambda m: len({r['preset'] for r in rows if round(r['minutes']) == m})
     most = max({round(r['minutes']) for r in rows}, key=lambda m: (presets(m), m), default=0)  # shared by most presets
     rows = [r for r in rows if round(r['minutes']) == most]
     for preset in dict.fromkeys(r['preset'] for r in rows):
         mine = [r for r in rows if r['preset'] == preset]
-        mine = [r for r in mine if r.get('arm') == usual] or mine        # the other arms change more than the preset
+        mine = [r for r in mine if r.get('arm') == 'default'] or mine    # the other arms change more than the preset
         mean, n = sum(r['attribute_accuracy'] for r in mine)/len(mine), len({r.get('seed') for r in mine})
         out[preset] = f'{mean:.0%} of attributes right after {most} min ({n} seed{"s"*(n > 1)})'
     return out

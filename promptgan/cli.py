@@ -22,7 +22,8 @@ app = typer.Typer(name='promptgan', help='Learn, train and use small text-to-ima
 
 class Preset(str, Enum):
     "Pairs of networks, see `promptgan.networks.PRESETS`"
-    nano, small, base, base128, base256, dcgan = 'nano', 'small', 'base', 'base128', 'base256', 'dcgan'
+    nano, small, medium, base, base128 = 'nano', 'small', 'medium', 'base', 'base128'
+    base256, dcgan = 'base256', 'dcgan'
 class Decay(str, Enum):
     "How the learning rate falls over the second half"
     cosine, linear, none = 'cosine', 'linear', 'none'
@@ -40,7 +41,7 @@ def _number(low, high, help): return typer.Option(min=low, max=high, help=help, 
 _Minutes = Annotated[float, _number(.01, 10_000, 'Minutes for text encoder and GAN together.')]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32-1, help='Seed of everything random.')]
 _Preset = Annotated[Preset, typer.Option(help='Pair of networks.')]
-_Resume = Annotated[bool, typer.Option('--resume', help='Go on with the run in --out; the budget is added.')]
+_Resume = Annotated[bool, typer.Option('--resume', help='Go on with the run in --out: to the budget; minutes add.')]
 _Precision = Annotated[Numbers, typer.Option(help='auto measures what is faster here.')]
 _Device = Annotated[Optional[str], typer.Option(help='cuda, mps or cpu; the fastest by default.')]
 _Source = 'emoji, scenes, or a folder of pictures with captions.'
@@ -97,7 +98,7 @@ def _budget(minutes, kimg, epochs, n):
 @app.command(epilog='Example: promptgan train photos --preset small --minutes 30 --out runs/photos')
 def train(data:Annotated[str, typer.Argument(help=_Source)], preset:_Preset=Preset.small,
           from_:Annotated[Optional[str], typer.Option('--from', help='Fine-tune a run, folder or shipped model.')]=None,
-          size:Annotated[Optional[int], typer.Option(min=16, max=512, help="Side, a power of 2; the preset's.")]=None,
+          size:Annotated[Optional[int], typer.Option(min=32, max=512, help="Side, a power of 2; the preset's.")]=None,
           minutes:Annotated[Optional[float], _number(.01, 100_000, 'Budget in minutes, words too.')]=None,
           kimg:Annotated[Optional[float], _number(.001, 1e7, 'Budget in thousands of pictures.')]=None,
           epochs:Annotated[Optional[float], _number(.001, 1e6, 'Budget in passes over the data; 10.')]=None,

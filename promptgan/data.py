@@ -79,7 +79,8 @@ def assemble(
     problems += [Problem(o.name, 'duplicate', 'it is in another split too') for o, s in zip(kept, split) if not s]
     if not ordered: order.sort(key=lambda i: _SPLIT_ORDER.index(split[i]))
     imgs, kept = store.settle(imgs, order), [kept[i] for i in order]
-    info = {**(info or {}), 'split_rule': rule, 'background': list(rgb_of(kwargs.get('background', 'white')))}
+    ground = list(rgb_of(kwargs.get('background', 'white')))
+    info = {**(info or {}), 'split_rule': rule, 'background': ground, 'seed': seed}
     return TextImageData(imgs, [o.captions for o in kept], [split[i] for i in order], [o.name for o in kept],
                          info=info, report=problems, **_columns(kept))
 

@@ -84,7 +84,7 @@ def scenes(
     chance = lambda i: np.random.default_rng([seed, split == 'heldout', i, 1])
     caps = [scene_captions(s, chance(i), brief=brief) for i, s in enumerate(made)]
     info = dict(name='scenes', licence='Apache-2.0 (drawn by promptgan)', languages=['en', 'zh'], kinds=draw.KINDS,
-                colours=list(draw.COLOURS),
+                colours=list(draw.COLOURS), seed=seed,
                 split_rule='held out: 12 pairs of kind and colour, 8 pairs of kinds')
     names = [f'{split}-{seed}-{i}' for i in range(n)]; captions, langs = map(list, zip(*caps))
     return TextImageData(imgs, captions, [split]*n, names, _attributes(made), info, langs)

@@ -43,7 +43,8 @@ def load_data(
     return TextImageData.from_folder(data, size=size, seed=seed)
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
-# arguments of `text_gan_learner`
+# arguments of `text_gan_learner`: batches of 16 see enough and step often (20_study); each emoji is the one picture of
+# its words, so a memory of them, a closer blurred L1 and families of similar ones help there, and cost among scenes
 DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
 
 # %% ../nbs/17a_demo.ipynb #54986e49

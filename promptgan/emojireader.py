@@ -92,7 +92,7 @@ def main():
     "Train the judge and write it into the package"
     import argparse
     p = argparse.ArgumentParser(description='Train the emoji reader')
-    p.add_argument('--minutes', type=float, default=1.5); minutes = p.parse_args().minutes
+    p.add_argument('--minutes', type=float, default=2.); minutes = p.parse_args().minutes
     net, exam = train_emoji_reader(emoji(), minutes, say=print), emoji(split='heldout')
     _FILE.parent.mkdir(parents=True, exist_ok=True)
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}

@@ -22,14 +22,15 @@ def exam_data(
     size:int,             # side of the model's pictures
     split:str|None=None,  # None: the first of heldout, valid, test that there is
     n:int=2000,           # pictures at most
-    seed:int=0,           # of the scenes that are drawn, and of the share for validation
+    seed:int=0,           # that the training pictures were drawn, or split, with
 ): # (TextImageData of the exam, TextImageData of the training pictures or None)
     "The exam and, where there are any, the pictures of the same data that training may have seen"
     from promptgan.base import InputError
     from promptgan.data import TextImageData
     from promptgan.datasets import emoji, scenes
     if source == 'scenes':   # training pictures as `promptgan train scenes` has them, others for the exam
-        return scenes(n, size, seed + 9, split if split == 'train' else 'heldout'), scenes(10_000, size, seed, 'train')
+        other = seed + 1009  # 9 is that of `study`: what chose the recipe is not asked again
+        return scenes(n, size, other, split if split == 'train' else 'heldout'), scenes(10_000, size, seed, 'train')
     data = emoji(size) if source == 'emoji' else TextImageData.from_folder(source, size=size, seed=seed)
     there = [s for s in ('heldout', 'valid', 'test', 'train') if s in data.split]
     if split and split not in there: raise InputError(f'{source} has no {split} pictures: choose {" or ".join(there)}')
@@ -45,7 +46,7 @@ def evaluate(model:Annotated[str, typer.Argument(help='Run or pipeline folder, o
              json_:Annotated[Optional[Path], typer.Option('--json', help='File to write the numbers to.')]=None,
              nearest:Annotated[Optional[Path], typer.Option(help='PNG of nearest training pictures to write.')]=None,
              overwrite:_Overwrite=False, device:_Device=None):
-    "Measure a model: words, pixels, distances, copies, variety and speed, each with ceiling and floor."
+    "Measure a model: words, pixels, distances, copies, variety and speed, beside real pictures and floors."
     from promptgan.base import InputError, write_json
     for path in (json_, nearest):
         if path and path.exists() and not overwrite:
@@ -57,7 +58,7 @@ def evaluate(model:Annotated[str, typer.Argument(help='Run or pipeline folder, o
     pipe = TextToImagePipeline.from_pretrained(model, device)
     if lines: result = metrics.evaluate_prompts(pipe, lines, n, seed)
     else:
-        exam, train = exam_data(data, pipe.size, split and split.value, n, seed)
+        exam, train = exam_data(data, pipe.size, split and split.value, n, pipe.info.get('data_seed', 0))
         result = metrics.evaluate(pipe, exam, n, seed, train)
     _say(str(result))
     if json_: json_.parent.mkdir(parents=True, exist_ok=True); write_json(json_, result.to_dict())

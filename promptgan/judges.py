@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGES', 'word_slots', 'EvalEncoder', 'SceneEyes', 'nearest_captions', 'worn', 'train_eval_encoder',
-           'encode_pictures', 'encode_captions', 'r_precision', 'judge_data', 'judge_eyes', 'judge_facts', 'load_judge',
+           'encode_pictures', 'encode_captions', 'r_precision', 'judge_data', 'judge_eyes', 'load_judge',
            'exam_of_judge', 'main']
 
 # %% ../nbs/12c_judges.ipynb #6f335a73
@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 import torch, torch.nn as nn, torch.nn.functional as F
 from safetensors.torch import load_file, save
-from .core import DataError, InputError, atomic_write, read_json, rng, write_json
+from .core import DataError, InputError, atomic_write, rng, write_json
 from .data import TextImageData
 from .datasets import emoji, scenes
-from .reader import fused, load_reader
+from .reader import fused, judge_facts, load_reader
 
 # %% ../nbs/12c_judges.ipynb #dd88eef8
 _SLOTS, _MOST = 3072, 64   # rows of the table; words that are read of a caption
@@ -269,10 +269,6 @@ def judge_eyes(
 ) -> SceneEyes|None:
     "The fixed eyes of a judge, None where it has a net of its own"
     return SceneEyes() if name == 'scenes' else None
-
-def judge_facts() -> dict: # name -> hash, steps, scores on real pictures
-    "The shipped judges and what is known of them; those that are not here can be made by `python -m promptgan.judges`"
-    return read_json(_HERE/'judges.json') if (_HERE/'judges.json').exists() else {}
 
 def load_judge(
     name:str, # 'emoji' or 'scenes'

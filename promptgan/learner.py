@@ -22,7 +22,7 @@ class Batch:
     "What one step needs; on several processes each holds its part"
     real: torch.Tensor  # (b,3,h,w) real pictures in [-1,1]
     emb: torch.Tensor   # (b,e) their words
-    wrong: torch.Tensor # (b,e) words of another, similar picture
+    wrong: torch.Tensor # (b,e) words of another picture, see `Batches` for which
     differs: torch.Tensor # (b,) 1 where these really are other words, 0 where they happen to be the same
     same: torch.Tensor  # (B,B) bool: pictures with the same words, over the parts of all processes
     rivals: torch.Tensor # (b,k,e) words of the k most similar pictures
@@ -162,9 +162,9 @@ def _contest(img, txt, rivals, b):
 
 @dataclass
 class Recipe:
-    "Weights of the parts of the two losses; 0 leaves a part out"
+    "Weights of the parts of the two losses; 0 leaves a part out. What each is worth: `20_study`"
     loss: str = 'hinge'   # 'hinge', 'bce' or 'rpgan'
-    wrong: float = .5     # share of wrong captions among the discriminator's negatives
+    wrong: float = .5     # real pictures with wrong captions, beside drawn ones with weight 1
     align: float = 4.     # contest of captions, for both networks
     match: float = 60.    # paired distance inside the discriminator
     texture: float = 4.   # paired distance of textures, where the discriminator has them
@@ -257,7 +257,7 @@ def gan_step(
     frac=0.,       # part of the budget that is used, 0 to 1
     autocast=None, # context for the precision; None: float32
 ):
-    "One adversarial step: D, then G. Returns (numbers to record, True when both gradients were finite)"
+    "One adversarial step, D and G from where both stand. Returns (numbers to record, True if gradients were finite)"
     auto = autocast or torch.autocast('cpu', enabled=False)
     pg, pd = ([p for p in n.parameters() if p.requires_grad] for n in (G, D))
     for opt in (opt_d, opt_g): opt.zero_grad(set_to_none=True)

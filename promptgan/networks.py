@@ -96,7 +96,7 @@ Generator.start_from = _start_from
 
 # %% ../nbs/07_networks.ipynb #38ae2ca3
 class Texture(nn.Module):
-    "How much there is of 32 kinds of small detail, wherever in the picture: (b,3,h,w) -> (b,k)"
+    "How much there is of k kinds of small detail, wherever in the picture: (b,12,h/2,w/2) -> (b,k)"
     def __init__(self,
         k:int, # filters
     ):
@@ -246,11 +246,14 @@ class DCDiscriminator(nn.Module):
     ): return self.judge(self.features(img), emb)
 
 # %% ../nbs/07_networks.ipynb #f3f3ebcc
+# widths: most at 8x8 and 16x16, where things get their shapes and convolutions run best; what they reach: 20_study
 PRESETS = dict(
     nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16), rank=64),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64, texture=32)),
     small=dict(size=64, generator=dict(widths=(96, 64, 48, 32)),
                discriminator=dict(widths=(32, 48, 96, 128), texture=32)),
+    medium=dict(size=64, generator=dict(widths=(128, 128, 64, 32)),
+                discriminator=dict(widths=(32, 64, 160, 192), texture=32)),
     base=dict(size=64, generator=dict(z=64, m=32, widths=(256, 192, 128, 64)),
               discriminator=dict(widths=(64, 128, 256, 256), texture=32)),
     base128=dict(size=128, generator=dict(z=64, m=32, widths=(256, 256, 192, 128, 64)),

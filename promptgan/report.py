@@ -121,7 +121,8 @@ def _text(v):
     if isinstance(v, float): v = f'{v:.3f}' if 1e-3 <= abs(v) < 1e4 else f'{v:.4g}'
     return '' if v is None else html.escape(f'{v:,}' if type(v) is int else str(v))
 
-_COLUMNS = dict(value='value', ceiling='ceiling: real pictures', floor='floor: pictures of other words',
+_COLUMNS = dict(value='value', ceiling='ceiling: real pictures', floor='floor: no regard to words',
+                training_pictures='training pictures',
                 mean_picture='mean picture', nearest_train='nearest training picture', best_of_4='best of 4')
 
 def _table(numbers):

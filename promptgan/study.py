@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'Arm', 'PenaltyRecipe', 'two_d_steps', 'CoarseFirst', 'KnownWords', 'run_arm', 'load_study', 'run_study',
-           'study_table', 'plot_study', 'main']
+           'study_table', 'minutes_table', 'plot_study', 'main']
 
 # %% ../nbs/20_study.ipynb #aeec3da1
 import io, json, platform, time
@@ -121,6 +121,7 @@ ARMS = {
     'default': Arm('', 'what `promptgan demo` does'),
     'classic': Arm('networks', 'DCGAN: batch norm, BCE, Adam 2e-4, words beside the noise', dict(preset='dcgan')),
     'nano': Arm('networks', 'small networks see more pictures', dict(preset='nano')),
+    'medium': Arm('networks', 'wider where convolutions run best', dict(preset='medium')),
     'base': Arm('networks', 'large networks draw more', dict(preset='base')),
     'VAE': Arm('networks', 'no game at all: a conditional variational autoencoder', dict(preset='small')),
     'only 32 pictures': Arm('networks', 'can it draw at all?', few=32),
@@ -141,7 +142,7 @@ ARMS = {
     'words without places': Arm('networks', 'one vector, no map of what goes where', tweak=_one_vector),
     'no spectral norm': Arm('loss', 'does the discriminator need its norm?', tweak=_free_weights),
     'coarse first': Arm('what D sees', 'half the resolution for the first two fifths', tweak=_coarse_first),
-    'bf16': Arm('batch and precision', 'half the bits; quick where the processor knows them', dict(precision='bf16')),
+    'fp32': Arm('batch and precision', 'all the bits, where half of them are quicker', dict(precision='fp32')),
     'batch 8': Arm('batch and precision', 'twice the steps', dict(bs=8)),
     'batch 32': Arm('batch and precision', 'half the steps, less noise in each', dict(bs=32)),
     'batch 64': Arm('batch and precision', 'a quarter of the steps', dict(bs=64)),
@@ -170,10 +171,10 @@ class KnownWords:
 _NUMBERS = ('attribute_accuracy', 'kind', 'all_attributes_right')
 
 def _examined(learn, exam):
-    "Numbers of the exam now"
+    "Numbers of the exam now, and the hash of its judge"
     prompts = [c[0] for c in exam.data.captions]; noise = [rng(0, 'exam', i) for i in range(len(prompts))]
     exam.fake = learn.pipeline()(prompts, generator=noise, output_type='pt').images
-    return attribute_numbers(exam, brief=True)[0]
+    return attribute_numbers(exam, brief=True)
 
 def run_arm(
     name:str,         # key of `ARMS`
@@ -193,15 +194,15 @@ def run_arm(
     if arm.tweak: arm.tweak(learn)
     paper, curve = Exam(exam, torch.zeros(len(exam), 3, exam.size, exam.size), 0), []
     def look(l):
-        n = _examined(l, paper); numbers.update(n)
+        n, judge = _examined(l, paper); numbers.update(n); hashes.update(judge)
         curve.append([round(l.seconds, 1), l.images, *(n[k]['value'] for k in _NUMBERS)])
-    numbers = {}; learn.cbs.append(Samples(look, every))
+    numbers, hashes = {}, {}; learn.cbs.append(Samples(look, every))
     learn.fit(**(dict(minutes=minutes) if steps is None else dict(steps=steps)))
     span = {f'{k}_{end}': numbers[k][end] for k in _NUMBERS for end in ('low', 'high', 'ceiling', 'floor')}
     return dict(arm=name, group=arm.group, preset=args['preset'], seed=seed, minutes=round(learn.seconds/60, 2),
                 images=learn.images, images_per_second=round(learn.images/max(learn.seconds, 1e-9), 1),
                 **{k: numbers[k]['value'] for k in _NUMBERS}, **span, prompts=len(exam),
-                exam=exam.fingerprint()[:16], precision=str(learn.precision), curve=curve,
+                exam=exam.fingerprint()[:16], **hashes, precision=str(learn.precision), curve=curve,
                 machine=platform.processor() or platform.machine())
 
 # %% ../nbs/20_study.ipynb #7f3cc2f7
@@ -220,14 +221,14 @@ def run_study(
     say=print, **more, # of `run_arm`
 ) -> list[dict]:
     "Run what the file does not hold yet"
-    rows = load_study(path); have = {(r['arm'], r['seed'], round(r['minutes'])) for r in rows if 'base' not in r}
+    rows = load_study(path); have = {(r['arm'], r['seed'], round(r['minutes'])) for r in rows}
     todo = [(a, s) for s in seeds for a in (arms or ARMS) if (a, s, round(minutes)) not in have]
     if not todo: return rows
     data, exam = scenes(n, split='train'), scenes(prompts, seed=9, split='heldout')
     words = KnownWords(train_text_model(data))
     for arm, seed in todo:
         t0 = time.monotonic(); r = run_arm(arm, data, exam, words, minutes, seed, **more)
-        rows = [x for x in rows if 'base' not in x or x['arm'] != arm] + [r]; write_json(path, rows)
+        rows.append(r); write_json(path, rows)
         said = ', '.join(f'{k} {r[k]:.3f}' for k in _NUMBERS)
         say(f"{arm:24} seed {seed}: {said}; {r['images']:,} pictures ({time.monotonic()-t0:.0f} s)")
     return rows
@@ -240,22 +241,35 @@ def study_table(
     by = {}
     for r in rows: by.setdefault(r['arm'], []).append(r)
     mean = lambda rs, k: sum(r[k] for r in rs)/len(rs)
-    def base(rs): return by.get(rs[0].get('base', 'default'))   # what this arm is one change of
     out = ['| arm | what changes | attributes | ± | to default | kind | all right | pictures | seeds |',
            '|:--|:--|--:|--:|--:|--:|--:|--:|--:|']
     for name, rs in sorted(by.items(), key=lambda kv: -mean(kv[1], 'attribute_accuracy')):
         acc = mean(rs, 'attribute_accuracy'); half = mean(rs, 'attribute_accuracy_high') - acc
-        own = None if name in ('default', 'only 32 pictures', rs[0].get('base')) else base(rs)
+        own = by.get('default') if name not in ('default', 'only 32 pictures') else None
         diff = f"{acc - mean(own, 'attribute_accuracy'):+.3f}" if own else ''
         out.append(f"| {name} | {ARMS[name].why} | {acc:.3f} | {half:.3f} | {diff} | {mean(rs, 'kind'):.3f} | "
                    f"{mean(rs, 'all_attributes_right'):.3f} | {round(mean(rs, 'images'), -2):,.0f} | {len(rs)} |")
+    return '\n'.join(out)
+
+def minutes_table(
+    rows:list[dict],         # of one budget
+    minutes=(.5, 1, 2, 3),   # of training, when to look
+) -> str: # Markdown
+    "Attributes right against minutes: each arm at the first exam after so many of them, mean over seeds"
+    by = {}
+    for r in rows: by.setdefault(r['arm'], []).append(r['curve'])
+    at = lambda curve, m: next((c[2] for c in curve if c[0] >= 59*m), curve[-1][2])
+    out = ['| arm |' + ''.join(f' {m:g} min |' for m in minutes), '|:--|' + '--:|'*len(minutes)]
+    mean = {name: [sum(at(c, m) for c in curves)/len(curves) for m in minutes] for name, curves in by.items()}
+    best = sorted(mean.items(), key=lambda nv: -nv[1][-1])
+    out += [f'| {n} |' + ''.join(f' {v:.3f} |' for v in vs) for n, vs in best]
     return '\n'.join(out)
 
 def plot_study(
     rows:list[dict], # of one budget
     groups=None,     # kinds of choices; None: all
 ): # a PIL picture
-    "Accuracy over minutes: each kind of choice beside the default"
+    "Attributes wrong over minutes, a lower curve is better: each kind of choice beside the default"
     from matplotlib.figure import Figure
     rows = [r for r in rows if r['arm'] in ARMS and not ARMS[r['arm']].few]
     groups = groups or list(dict.fromkeys(g for r in rows if (g := ARMS[r['arm']].group)))
@@ -265,13 +279,15 @@ def plot_study(
     for ax, group in zip(axs, groups):
         for r in sorted(rows, key=lambda r: r['seed']):
             if (g := ARMS[r['arm']].group) not in ('', group): continue
-            x, y = [c[0]/60 for c in r['curve']], [c[2] for c in r['curve']]
+            x, y = [c[0]/60 for c in r['curve']], [max(1e-3, 1 - c[2]) for c in r['curve']]
             style = dict(color='black', lw=2.5) if not g else dict(color=f'C{list(ARMS).index(r["arm"]) % 10}')
             ax.plot(x, y, ls='-:'[min(r['seed'], 1)], label='' if r['seed'] else r['arm'], **style)
-        ax.set_title(group, fontsize=9); ax.legend(fontsize=6); ax.tick_params(labelsize=7, labelbottom=True)
+        ax.set_yscale('log'); ax.set_yticks([.05, .1, .2, .5], ['5%', '10%', '20%', '50%']); ax.minorticks_off()
+        ax.set_title(group, fontsize=9); ax.legend(fontsize=6, loc='lower left')
+        ax.tick_params(labelsize=7, labelbottom=True)
     for ax in axs[len(groups):]: ax.remove()
-    fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes right', fontsize=8)
-    buf = io.BytesIO(); fig.savefig(buf, format='png'); return Image.open(buf)
+    fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes wrong', fontsize=8)
+    buf = io.BytesIO(); fig.savefig(buf, format='png'); return Image.open(buf).convert('RGB').quantize(64)
 
 # %% ../nbs/20_study.ipynb #4b41287a
 def main():

@@ -24,14 +24,16 @@ from .pretrained import SentenceModel
 from .text import TextModel
 
 # %% ../nbs/15_train.ipynb #fc0ebdd2
+# as its authors trained it (Radford 2016), with the wrong captions of Reed 2016
 RECIPES = dict(dcgan=dict(recipe=dict(loss='bce', wrong=.5, align=0., match=0., texture=0., pixel=0.),
                           lr=2e-4, betas=(.5, .999)))
+# three times the rate of the classic: the budget is minutes; no momentum, since the opponent moves
 _DEFAULT = dict(recipe={}, lr=6e-4, betas=(0., .99))
 
 # %% ../nbs/15_train.ipynb #9d288964
 class TextGANLearner(GANLearner):
     "A `GANLearner` that knows its words, its data and its run folder"
-    words, data, out, sample_prompts, log = None, None, None, (), None
+    words, data, out, sample_prompts, log, goes_on = None, None, None, (), None, False
     def draw(self,
         prompts, # list of texts
         seed=0,  # of the noise
@@ -51,12 +53,15 @@ class TextGANLearner(GANLearner):
         "The trained generator with its words, ready to use and to save"
         info = dict(data=self.data.info.get('name', 'pictures'), steps=self.step, images=self.images,
                     minutes=round(self.seconds/60, 1))
+        if 'seed' in self.data.info: info['data_seed'] = self.data.info['seed']   # `promptgan evaluate` splits alike
         return TextToImagePipeline(self.words, getattr(self, 'G_ema', self.G), self.D, info)
     def fit(self,
-        *args, **kw, # of `GANLearner.fit`
+        *args, resume=False, **kw, # of `GANLearner.fit`
     ):
-        "Train; see `GANLearner.fit`. Only one process may train in a run folder"
-        with nullcontext() if self.out is None or self.rank else RunLock(self.out): super().fit(*args, **kw)
+        "As `GANLearner.fit`; one made with `resume=True` goes on from its checkpoint. One process per folder"
+        resume, self.goes_on = resume or self.goes_on, False
+        lock = nullcontext() if self.out is None or self.rank else RunLock(self.out)
+        with lock: super().fit(*args, resume=resume, **kw)
         if self.stop not in (None, 'stopped') and self.log is None and not self.rank:   # 'stopped': by a button
             kept = f'all is saved in {self.out}, resume=True goes on' if self.out else 'without `out` nothing is saved'
             print(f'stopped at step {self.step:,} ({self.stop}): {kept}')
@@ -156,7 +161,7 @@ def text_gan_learner(
                   fingerprint=train.fingerprint(), prompts=len(prompts or []))
     learn = TextGANLearner(G, D, batches, recipe, lr, lr_decay, betas=settings['betas'], device=device,
                            precision=_same_precision(out, resume, precision, device), config=config)
-    learn.words, learn.data, learn.out, learn.log = words, data, out, log
+    learn.words, learn.data, learn.out, learn.log, learn.goes_on = words, data, out, log, resume
     learn.sample_prompts = list(sample_prompts or [c[0] for c in train.captions[:8]])
     learn.cbs = [EMA(), Recorder(out and out/'metrics.jsonl')] + [Progress()]*progress
     if out: _keep(learn, out, resume, sample_seconds, save_seconds, save_steps)

@@ -110,7 +110,9 @@ def main():
         run = Path(args.out)/name; pipe = train_weights(name, run)
         how = read_json(run/'speed.json')
         if how.pop('stopped'): print(f'{name} was stopped; the same command goes on'); return
-        if not args.no_ship: print(ship(name, pipe, *exam_data(pipe.info['data'], pipe.size), how=how))
+        if args.no_ship: continue
+        exam, _ = exam_data(pipe.info['data'], pipe.size); seen = WEIGHTS[name]['data']().train   # all that it learned
+        print(ship(name, pipe, exam, seen, how=how))
 
 # %% ../nbs/19_weights.ipynb #c579c84a
 #| eval: false

@@ -2,7 +2,7 @@
 import json, math, shutil
 from types import SimpleNamespace
 import pytest, torch
-from promptgan import emojireader, judges
+from promptgan import emojireader, judges, reader
 from promptgan.base import DataError, InputError
 from promptgan.data import TextImageData
 from promptgan.distances import frechet_distance, kernel_distance, precision_recall
@@ -71,11 +71,11 @@ def test_shipped_judges_are_small_and_checked(name, tmp_path, monkeypatch):
     (tmp_path/file.name).write_bytes(blob[:1000])
     with pytest.raises(DataError, match='cannot be loaded'): judges.load_judge(name)
 
-@pytest.mark.skipif('emoji_reader' not in SHIPPED, reason='made by python -m promptgan.emojireader')
-def test_shipped_emoji_reader_is_checked(tmp_path, monkeypatch):
-    file = tmp_path/'r.safetensors'; shutil.copy(emojireader._FILE, file); monkeypatch.setattr(emojireader, '_FILE', file)
-    assert emojireader.load_emoji_reader()[1] == judges.judge_facts()['emoji_reader']['hash']
+@pytest.mark.parametrize('module, load, path, name', [(emojireader, 'load_emoji_reader', '_FILE', 'emoji_reader'), (reader, 'load_reader', '_PATH', 'scene_reader')])
+def test_shipped_readers_are_checked(module, load, path, name, tmp_path, monkeypatch):
+    file, load = tmp_path/'r.safetensors', getattr(module, load); shutil.copy(getattr(module, path), file); monkeypatch.setattr(module, path, file)
+    assert load()[1] == SHIPPED[name]['hash']
     blob = bytearray(file.read_bytes()); blob[-100] ^= 1; file.write_bytes(blob)
-    with pytest.raises(DataError, match='not the one that was shipped'): emojireader.load_emoji_reader()
+    with pytest.raises(DataError, match='not the one that was shipped'): load()
     file.unlink()
-    with pytest.raises(DataError, match='cannot be loaded'): emojireader.load_emoji_reader()
+    with pytest.raises(DataError, match='cannot be loaded'): load()
