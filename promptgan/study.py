@@ -277,13 +277,15 @@ def plot_study(
     fig = Figure(figsize=(1 + 2.7*wide, 2.6*high), layout='constrained', dpi=70)
     axs = fig.subplots(high, wide, squeeze=False, sharex=True, sharey=True).flatten()
     for ax, group in zip(axs, groups):
+        order = [a for a in ARMS if ARMS[a].group == group and any(r['arm'] == a for r in rows)]
         for r in sorted(rows, key=lambda r: r['seed']):
             if (g := ARMS[r['arm']].group) not in ('', group): continue
             x, y = [c[0]/60 for c in r['curve']], [max(1e-3, 1 - c[2]) for c in r['curve']]
-            style = dict(color='black', lw=2.5) if not g else dict(color=f'C{list(ARMS).index(r["arm"]) % 10}')
+            style = dict(color=f'C{order.index(r["arm"]) % 10}') if g else dict(color='black', lw=2.5)
             ax.plot(x, y, ls='-:'[min(r['seed'], 1)], label='' if r['seed'] else r['arm'], **style)
-        ax.set_yscale('log'); ax.set_yticks([.05, .1, .2, .5], ['5%', '10%', '20%', '50%']); ax.minorticks_off()
-        ax.set_title(group, fontsize=9); ax.legend(fontsize=6, loc='lower left')
+        ax.set_yscale('log'); ax.set_ylim(.006, 1)
+        ax.set_yticks([.05, .1, .2, .5], ['5%', '10%', '20%', '50%']); ax.minorticks_off()
+        ax.set_title(group, fontsize=9); ax.legend(fontsize=6, loc='lower left', ncol=2)
         ax.tick_params(labelsize=7, labelbottom=True)
     for ax in axs[len(groups):]: ax.remove()
     fig.supxlabel('minutes of training', fontsize=8); fig.supylabel('attributes wrong', fontsize=8)
