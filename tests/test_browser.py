@@ -244,7 +244,7 @@ def test_attention(workshop):
 
 def test_chooser(workshop):
     v = workshop; tab(v, 'Which networks?'); v.button('Probe 30 s').wait_for(); v.shoot('chooser')   # before the probe, which is a stand-in here
-    v.press('Probe 30 s'); v.told('measured 4 presets'); v.page.get_by_label('preset').select_option('nano')
+    v.press('Probe 30 s'); v.told('measured 5 presets'); v.page.get_by_label('preset').select_option('nano')
     v.page.get_by_text("preset='nano'").wait_for(); readable(v)
 
 # --- JupyterLab

@@ -194,7 +194,7 @@ def test_evaluate_writes_numbers(call, module, tmp_path):
     asked, grid = [], types.SimpleNamespace(save=lambda path: open(path, 'w').close())
     result = types.SimpleNamespace(to_dict=lambda: dict(mae=dict(value=.1)), nearest=grid, __str__=None)
     class Model:
-        size = 64
+        size, info = 64, dict(data_seed=7)         # the data is split as in training, whatever the seed of the noise
         @classmethod
         def from_pretrained(cls, name, device=None): asked.append(name); return cls()
     module('metrics', evaluate=lambda pipe, exam, n, seed, train: asked.append((exam, n, seed, train)) or result)
@@ -203,7 +203,7 @@ def test_evaluate_writes_numbers(call, module, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evalcli, 'exam_data', lambda *args: (args, None))
         words = 'evaluate', 'm', 'scenes', '--split', 'train', '--n', 9, '--seed', 3, '--json', tmp_path/'a'/'s.json', '--nearest', tmp_path/'near.png'
-        assert call(*words)[0] == 0 and asked == ['m', (('scenes', 64, 'train', 9, 3), 9, 3, None)]
+        assert call(*words)[0] == 0 and asked == ['m', (('scenes', 64, 'train', 9, 7), 9, 3, None)]
         assert (tmp_path/'a'/'s.json').read_text().strip().startswith('{') and (tmp_path/'near.png').exists()
         status, out, err = call(*words); assert (status, out, err.count('\n')) == (1, '', 1) and '--overwrite' in err and len(asked) == 2
         assert call(*words, '--overwrite')[0] == 0
