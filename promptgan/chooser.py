@@ -63,7 +63,7 @@ def study_numbers(
     rows = [r for r in rows if round(r['minutes']) == most]
     for preset in dict.fromkeys(r['preset'] for r in rows):
         mine = [r for r in rows if r['preset'] == preset]
-        mine = [r for r in mine if r.get('arm') == 'default'] or mine    # the other arms change more than the preset
+        mine = [r for r in mine if r.get('arm') in ('default', preset)] or mine   # others change more than it
         mean, n = sum(r['attribute_accuracy'] for r in mine)/len(mine), len({r.get('seed') for r in mine})
         out[preset] = f'{mean:.0%} of attributes right after {most} min ({n} seed{"s"*(n > 1)})'
     return out

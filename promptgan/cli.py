@@ -69,12 +69,13 @@ def _end(stop):
 @app.command(epilog='Example: promptgan demo --data scenes --minutes 8')
 def demo(data:Annotated[str, typer.Option(help=_Source)]='emoji', minutes:_Minutes=8.,
          out:Annotated[Path, typer.Option(help='Run folder to write.')]=Path('runs/demo'), seed:_Seed=0,
-         preset:_Preset=Preset.small, resume:_Resume=False, precision:_Precision=Numbers.auto, device:_Device=None,
+         preset:Annotated[Optional[Preset], typer.Option(help='Networks; medium where bf16 is fast, else small.')]=None,
+         resume:_Resume=False, precision:_Precision=Numbers.auto, device:_Device=None,
          chatgpt:Annotated[bool, typer.Option('--chatgpt', help='Captions also in other words; 1 USD at most.')]=False):
     "The main job: show the data, learn the words, train a GAN, take the exam, write report.html."
     from promptgan.demo import demo as run
-    numbers = run(data, minutes, out, seed, preset.value, device, precision.value, resume, say=_say, command=_command(),
-                  chatgpt=chatgpt)
+    numbers = run(data, minutes, out, seed, preset and preset.value, device, precision.value, resume, say=_say,
+                  command=_command(), chatgpt=chatgpt)
     if numbers and numbers.get('stopped'): _end(numbers['stopped'])
 
 # %% ../nbs/18_cli.ipynb #5f8d7591

@@ -10,7 +10,7 @@ import json, time
 from pathlib import Path
 import torch
 from .contrast import probe
-from .core import InputError, LLMError, read_json, show_grid, write_json
+from .core import InputError, LLMError, default_device, pick_precision, read_json, show_grid, write_json
 from .data import TextImageData
 from .datasets import emoji, scenes
 from .metrics import evaluate, heard
@@ -43,9 +43,16 @@ def load_data(
     return TextImageData.from_folder(data, size=size, seed=seed)
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
-# arguments of `text_gan_learner`: batches of 16 see enough and step often (20_study); each emoji is the one picture of
-# its words, so a memory of them, a closer blurred L1 and families of similar ones help there, and cost among scenes
-DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
+# arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
+# and families of similar ones help there, and cost among scenes
+DEMO_RECIPES = dict(emoji=dict(family=4, pixel=20., pixel_size=32, memory=4096), scenes={})
+
+def _scale(preset, out, precision, device):
+    "Preset and batch size: those of a run that goes on; else wide networks where 16-bit numbers are fast (20_study)"
+    if (out/'config.json').exists():
+        own = read_json(out/'config.json')['config']; return preset or own['preset'], own['bs']
+    fast = pick_precision(default_device(device), precision).name.startswith('bf16')
+    return preset or ('medium' if fast else 'small'), 32 if fast else 16
 
 # %% ../nbs/17a_demo.ipynb #54986e49
 def _more_words(data, out, resume, say):
@@ -98,7 +105,7 @@ def demo(
     minutes:float=8.,   # for text encoder and GAN together
     out='runs/demo',    # the run folder
     seed:int=0,         # of everything random
-    preset:str='small', # key of `PRESETS`
+    preset:str|None=None, # key of `PRESETS`; None: 'medium' where bf16 is used, else 'small'
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     resume:bool=False,  # go on in `out`; without it a used folder is refused
@@ -120,11 +127,12 @@ def demo(
     prompts = DEMO_PROMPTS.get(name) or [c[0] for c in data.train.captions[:8]]
     t1 = time.monotonic()
     log = lambda m: say(f'words     {m} from {sum(map(len, data.train.captions)):,} captions')
-    learn = text_gan_learner(data, preset, out=out, seed=seed, device=device, precision=precision,
+    preset, bs = _scale(preset, out, precision, device)
+    learn = text_gan_learner(data, preset, out=out, bs=bs, seed=seed, device=device, precision=precision,
                              sample_prompts=prompts, resume=resume, progress=progress, log=log,
                              **DEMO_RECIPES.get(name, {}))
     if name == 'scenes' and not resume: _gate(learn.words, data, say)
-    used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; precision {learn.precision}')
+    used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; {preset} networks, batches of {bs}; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')
     learn.fit(minutes=max(0., minutes - used), resume=resume)
     img_s = learn.images/max(learn.seconds, 1e-9)

@@ -104,7 +104,7 @@ def test_demo_hands_over(call, module, monkeypatch):
     module('demo', demo=demo); monkeypatch.setattr(sys, 'argv', ['promptgan', 'demo', '--out', 'a b'])
     assert call('demo', '--data', 'scenes', '--minutes', '.5', '--seed', '3', '--out', 'a b')[:2] == (0, 'done\n')
     data, minutes, out, seed, preset, device, precision, resume, command = asked[0]
-    assert (data, minutes, str(out), seed, preset, device, precision, resume) == ('scenes', .5, 'a b', 3, 'small', None, 'auto', False)
+    assert (data, minutes, str(out), seed, preset, device, precision, resume) == ('scenes', .5, 'a b', 3, None, None, 'auto', False)
     assert command == "promptgan demo --out 'a b'"
 
 @pytest.mark.parametrize('stopped, status', [('SIGINT', 130), ('interrupted', 130), ('SIGTERM', 143), (None, 0)])
