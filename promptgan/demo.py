@@ -44,8 +44,8 @@ def load_data(
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
 # arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
-# and families of similar ones help there, and cost among scenes
-DEMO_RECIPES = dict(emoji=dict(family=4, pixel=20., pixel_size=32, memory=4096), scenes={})
+# and families of similar ones help there, and cost among scenes; rain and snow are textures, there they weigh twice
+DEMO_RECIPES = dict(emoji=dict(family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(texture=8.))
 
 def _scale(preset, out, precision, device):
     "Preset and batch size: those of a run that goes on; else wide networks where 16-bit numbers are fast (20_study)"

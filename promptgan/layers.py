@@ -127,9 +127,13 @@ class MapNorm(nn.Module):
         x, # (b,c,h,w) picture features
         M, # (b,m,grid,grid) the map
     ):
-        scale, shift = self.scale_shift(M).chunk(2, 1); size = x.shape[-2:]
+        scale, shift = self.scale_shift(M).chunk(2, 1); scale, size, n = 1 + scale, x.shape[-2:], self.norm
+        if self.training: x = n(x)
+        else:                                        # mean and variance are known: part of scale and shift, on the map
+            scale = (scale*(n.running_var + n.eps).rsqrt()[:, None, None]).to(x.dtype)
+            shift = (shift - scale*n.running_mean[:, None, None]).to(x.dtype)
         at_each = lambda t: t if t.shape[-2:] == size else F.interpolate(t, size=size)
-        return torch.addcmul(at_each(shift), self.norm(x), at_each(1 + scale))
+        return torch.addcmul(at_each(shift), x, at_each(scale))
 
 # %% ../nbs/06_layers.ipynb #9153e050
 class GBlock(nn.Module):

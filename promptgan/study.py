@@ -118,11 +118,12 @@ def _free_weights(learn):
 
 # %% ../nbs/20_study.ipynb #377d61a1
 ARMS = {
-    'default': Arm('', 'what `promptgan demo` does'),
+    'default': Arm('', '`small` networks, batches of 16, `Recipe()`'),
     'classic': Arm('networks', 'DCGAN: batch norm, BCE, Adam 2e-4, words beside the noise', dict(preset='dcgan')),
     'nano': Arm('networks', 'small networks see more pictures', dict(preset='nano')),
     'medium': Arm('networks', 'wider where convolutions run best', dict(preset='medium')),
-    'medium, batch 32': Arm('networks', 'the demo where bf16 is fast', dict(preset='medium', bs=32)),
+    'medium, batch 32': Arm('networks', 'the two together', dict(preset='medium', bs=32)),
+    'demo': Arm('networks', 'both, and twice the texture distance', dict(preset='medium', bs=32, texture=8.)),
     'base': Arm('networks', 'large networks draw more', dict(preset='base')),
     'VAE': Arm('networks', 'no game at all: a conditional variational autoencoder', dict(preset='small')),
     'only 32 pictures': Arm('networks', 'can it draw at all?', few=32),
@@ -137,6 +138,7 @@ ARMS = {
     'no paired distance': Arm('pairs', 'only the game decides', dict(match=0.)),
     'no texture': Arm('words', 'nothing that sees small detail anywhere', tweak=_no_texture),
     'no texture distance': Arm('pairs', 'the contest alone teaches small detail', dict(texture=0.)),
+    'twice the texture distance': Arm('pairs', 'rain and snow weigh more', dict(texture=8.)),
     'no blurred L1': Arm('pairs', 'is the distance inside the discriminator enough?', dict(pixel=0.)),
     'no first guess': Arm('pairs', 'the generator starts from noise', tweak=_no_guess),
     'no shifts': Arm('what D sees', 'each picture in one place', dict(shift=0)),
