@@ -69,7 +69,7 @@ def _end(stop):
 @app.command(epilog='Example: promptgan demo --data scenes --minutes 8')
 def demo(data:Annotated[str, typer.Option(help=_Source)]='emoji', minutes:_Minutes=8.,
          out:Annotated[Path, typer.Option(help='Run folder to write.')]=Path('runs/demo'), seed:_Seed=0,
-         preset:Annotated[Optional[Preset], typer.Option(help='Networks; medium where bf16 is fast, else small.')]=None,
+         preset:Annotated[Optional[Preset], typer.Option(help='Networks; small, for scenes with fast bf16 medium.')]=None,
          resume:_Resume=False, precision:_Precision=Numbers.auto, device:_Device=None,
          chatgpt:Annotated[bool, typer.Option('--chatgpt', help='Captions also in other words; 1 USD at most.')]=False):
     "The main job: show the data, learn the words, train a GAN, take the exam, write report.html."

@@ -44,15 +44,17 @@ def load_data(
 
 # %% ../nbs/17a_demo.ipynb #2e801d67
 # arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
-# and families of similar ones help there, and cost among scenes; rain and snow are textures, there they weigh twice
-DEMO_RECIPES = dict(emoji=dict(family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(texture=8.))
+# and families of similar ones help there, and cost among scenes
+DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
+# scenes with `medium`: the arithmetic pays in batches of 32; half the steps, so rain and snow (textures) weigh twice
+_WIDE = dict(bs=32, texture=8.)
 
-def _scale(preset, out, precision, device):
-    "Preset and batch size: those of a run that goes on; else wide networks where 16-bit numbers are fast (20_study)"
-    if (out/'config.json').exists():
-        own = read_json(out/'config.json')['config']; return preset or own['preset'], own['bs']
-    fast = pick_precision(default_device(device), precision).name.startswith('bf16')
-    return preset or ('medium' if fast else 'small'), 32 if fast else 16
+def _settings(name, preset, out, precision, device):
+    "Arguments of `text_gan_learner`: wide networks for scenes where 16-bit numbers are fast; a run keeps its networks"
+    if not preset and (out/'config.json').exists(): preset = read_json(out/'config.json')['config']['preset']
+    wide = name == 'scenes' and pick_precision(default_device(device), precision).name.startswith('bf16')
+    args = dict(preset=preset or ('medium' if wide else 'small')) | DEMO_RECIPES.get(name, {})
+    return args | (_WIDE if name == 'scenes' and args['preset'] == 'medium' else {})
 
 # %% ../nbs/17a_demo.ipynb #54986e49
 def _more_words(data, out, resume, say):
@@ -105,7 +107,7 @@ def demo(
     minutes:float=8.,   # for text encoder and GAN together
     out='runs/demo',    # the run folder
     seed:int=0,         # of everything random
-    preset:str|None=None, # key of `PRESETS`; None: 'medium' where bf16 is used, else 'small'
+    preset:str|None=None, # key of `PRESETS`; None: 'small', and 'medium' for scenes where bf16 is used
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     resume:bool=False,  # go on in `out`; without it a used folder is refused
@@ -127,12 +129,12 @@ def demo(
     prompts = DEMO_PROMPTS.get(name) or [c[0] for c in data.train.captions[:8]]
     t1 = time.monotonic()
     log = lambda m: say(f'words     {m} from {sum(map(len, data.train.captions)):,} captions')
-    preset, bs = _scale(preset, out, precision, device)
-    learn = text_gan_learner(data, preset, out=out, bs=bs, seed=seed, device=device, precision=precision,
-                             sample_prompts=prompts, resume=resume, progress=progress, log=log,
-                             **DEMO_RECIPES.get(name, {}))
+    learn = text_gan_learner(data, out=out, seed=seed, device=device, precision=precision, sample_prompts=prompts,
+                             resume=resume, progress=progress, log=log,
+                             **_settings(name, preset, out, precision, device))
     if name == 'scenes' and not resume: _gate(learn.words, data, say)
-    used = (time.monotonic() - t1)/60; say(f'          {used*60:.0f} s; {preset} networks, batches of {bs}; precision {learn.precision}')
+    used, c = (time.monotonic() - t1)/60, learn.config
+    say(f'          {used*60:.0f} s; {c["preset"]} networks, batches of {c["bs"]}; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')
     learn.fit(minutes=max(0., minutes - used), resume=resume)
     img_s = learn.images/max(learn.seconds, 1e-9)
