@@ -41,6 +41,7 @@ def _number(low, high, help): return typer.Option(min=low, max=high, help=help, 
 _Minutes = Annotated[float, _number(.01, 10_000, 'Minutes for text encoder and GAN together.')]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32-1, help='Seed of everything random.')]
 _Preset = Annotated[Preset, typer.Option(help='Pair of networks.')]
+_Networks = Annotated[Optional[Preset], typer.Option(help='Pair of networks; small, for scenes with fast bf16 medium.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on with the run in --out: to the budget; minutes add.')]
 _Precision = Annotated[Numbers, typer.Option(help='auto measures what is faster here.')]
 _Device = Annotated[Optional[str], typer.Option(help='cuda, mps or cpu; the fastest by default.')]
@@ -69,8 +70,7 @@ def _end(stop):
 @app.command(epilog='Example: promptgan demo --data scenes --minutes 8')
 def demo(data:Annotated[str, typer.Option(help=_Source)]='emoji', minutes:_Minutes=8.,
          out:Annotated[Path, typer.Option(help='Run folder to write.')]=Path('runs/demo'), seed:_Seed=0,
-         preset:Annotated[Optional[Preset], typer.Option(help='Networks; small, for scenes with fast bf16 medium.')]=None,
-         resume:_Resume=False, precision:_Precision=Numbers.auto, device:_Device=None,
+         preset:_Networks=None, resume:_Resume=False, precision:_Precision=Numbers.auto, device:_Device=None,
          chatgpt:Annotated[bool, typer.Option('--chatgpt', help='Captions also in other words; 1 USD at most.')]=False):
     "The main job: show the data, learn the words, train a GAN, take the exam, write report.html."
     from promptgan.demo import demo as run
