@@ -10,7 +10,7 @@ from promptgan.train import RECIPES
 
 p = argparse.ArgumentParser(description=__doc__); p.add_argument('--presets', nargs='*', default=['nano', 'small', 'medium', 'dcgan'])
 p.add_argument('--plain', action='store_true', help='dcgan also in the loop that courses teach, the two by turns')
-p.add_argument('--seconds', type=float, default=10.); p.add_argument('--bs', type=int, nargs='+', default=[32]); a = p.parse_args()
+p.add_argument('--seconds', type=float, default=10.); p.add_argument('--bs', type=int, nargs='+', default=[32], help='batch sizes; --plain takes the first'); a = p.parse_args()
 device = default_device(); precision = pick_precision(device); g = torch.Generator().manual_seed(0)
 print(f'{device}, {torch.get_num_threads()} threads, {precision}'); base = None
 

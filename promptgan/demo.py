@@ -50,11 +50,12 @@ DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory
 _WIDE = dict(bs=32, texture=8.)
 
 def _settings(name, preset, out, precision, device):
-    "Arguments of `text_gan_learner`: wide networks for scenes where 16-bit numbers are fast; a run keeps its networks"
-    if not preset and (out/'config.json').exists(): preset = read_json(out/'config.json')['config']['preset']
+    "Arguments of `text_gan_learner`: wide networks for scenes where bf16 is used; a run that is there keeps its own"
+    own = read_json(out/'config.json').get('config', {}) if (out/'config.json').exists() else {}
     wide = name == 'scenes' and pick_precision(default_device(device), precision).name.startswith('bf16')
-    args = dict(preset=preset or ('medium' if wide else 'small')) | DEMO_RECIPES.get(name, {})
-    return args | (_WIDE if name == 'scenes' and args['preset'] == 'medium' else {})
+    args = dict(preset=preset or own.get('preset') or ('medium' if wide else 'small')) | DEMO_RECIPES.get(name, {})
+    if name == 'scenes' and args['preset'] == 'medium': args |= _WIDE
+    return args | {k: v for k, v in {**own, **own.get('recipe', {})}.items() if k in ('bs', 'texture')}
 
 # %% ../nbs/17a_demo.ipynb #54986e49
 def _more_words(data, out, resume, say):
@@ -107,7 +108,7 @@ def demo(
     minutes:float=8.,   # for text encoder and GAN together
     out='runs/demo',    # the run folder
     seed:int=0,         # of everything random
-    preset:str|None=None, # key of `PRESETS`; None: 'small', and 'medium' for scenes where bf16 is used
+    preset:str|None=None, # key of `PRESETS`; None: 'small', or 'medium' for scenes where bf16 is used
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     resume:bool=False,  # go on in `out`; without it a used folder is refused

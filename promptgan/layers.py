@@ -201,6 +201,7 @@ def cost(
     "Parameters, FLOPs and activation memory of each stage, counted on the meta device"
     import copy
     net = copy.deepcopy(net).to('meta').eval().requires_grad_(True); rows, marks, kept = [], {}, {}
+    for m in net.modules(): m.training = isinstance(m, MapNorm)   # in the order of training, which keeps more
     counter = FlopCounterMode(display=False)
     def keep(t):                                        # what autograd keeps of a picture; weights are no activations
         if t.dim() and len(t) == 1 and not isinstance(t, nn.Parameter): kept[StorageWeakRef(t.untyped_storage())] = t

@@ -98,13 +98,14 @@ FLAGS = dict(app='--model --port --browser --no-browser', demo='--data --minutes
 
 # --- what the commands do
 
-def test_demo_hands_over(call, module, monkeypatch):
+@pytest.mark.parametrize('more, networks', [((), None), (('--preset', 'medium'), 'medium')])
+def test_demo_hands_over(more, networks, call, module, monkeypatch):
     asked = []
     def demo(*args, say, command, **kw): asked.append((*args, command)); say('done')
     module('demo', demo=demo); monkeypatch.setattr(sys, 'argv', ['promptgan', 'demo', '--out', 'a b'])
-    assert call('demo', '--data', 'scenes', '--minutes', '.5', '--seed', '3', '--out', 'a b')[:2] == (0, 'done\n')
+    assert call('demo', '--data', 'scenes', '--minutes', '.5', '--seed', '3', '--out', 'a b', *more)[:2] == (0, 'done\n')
     data, minutes, out, seed, preset, device, precision, resume, command = asked[0]
-    assert (data, minutes, str(out), seed, preset, device, precision, resume) == ('scenes', .5, 'a b', 3, None, None, 'auto', False)
+    assert (data, minutes, str(out), seed, preset, device, precision, resume) == ('scenes', .5, 'a b', 3, networks, None, 'auto', False)
     assert command == "promptgan demo --out 'a b'"
 
 @pytest.mark.parametrize('stopped, status', [('SIGINT', 130), ('interrupted', 130), ('SIGTERM', 143), (None, 0)])

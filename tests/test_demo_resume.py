@@ -35,7 +35,7 @@ def demo(folder, tmp_path, monkeypatch, capsys):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     def run(*args):
         with pytest.raises(SystemExit) as e:
-            main(['demo', '--data', str(folder), '--preset', 'nano', '--minutes', '1', '--out', str(tmp_path/'run'),
+            main(['demo', '--data', str(folder), *['--preset', 'nano']*('--resume' not in args), '--minutes', '1', '--out', str(tmp_path/'run'),
                   '--device', 'cpu', '--precision', 'fp32', *args])
         return e.value.code, ''.join(capsys.readouterr())
     yield run

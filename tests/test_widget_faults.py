@@ -127,10 +127,10 @@ def test_chooser_without_ipywidgets(plain, monkeypatch, tmp_path):
 def test_chooser_shows_what_a_study_measured(monkeypatch, tmp_path):
     from promptgan import chooser
     rows = [dict(arm=a, preset=p, minutes=3., seed=s, attribute_accuracy=v, kind=.4, all_attributes_right=.1, images=9000)
-            for a, p, s, v in (('default', 'small', 0, .6), ('default', 'small', 1, .7), ('BCE', 'small', 0, .2), ('nano', 'nano', 0, .5))]
+            for a, p, s, v in (('default', 'small', 0, .6), ('default', 'small', 1, .7), ('BCE', 'small', 0, .2), ('nano', 'nano', 0, .5), ('medium', 'medium', 0, .8), ('demo', 'medium', 0, .1))]
     study = tmp_path/'study.json'; study.write_text(json.dumps(rows)); monkeypatch.setattr(chooser, 'STUDY', study)
     quality = {c.preset: c.quality for c in chooser.candidates(64)}
-    assert quality['small'] == '65% of attributes right after 3 min (2 seeds)' and quality['nano'].startswith('50%') and quality['base'] == ''
+    assert quality['small'] == '65% of attributes right after 3 min (2 seeds)' and quality['nano'].startswith('50%') and quality['medium'].startswith('80%') and quality['base'] == ''
     table = chooser.ArchitectureChooser().table.value; assert '65% of attributes' in table and 'not measured' in table
     for text in ('', '[{"preset": "small"}]', '{"small": 1}', '[null]'):   # a damaged file is as good as none
         study.write_text(text); assert chooser.study_numbers() == {}
