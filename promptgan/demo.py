@@ -46,7 +46,7 @@ def load_data(
 # arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
 # and families of similar ones help there, and cost among scenes
 DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
-# scenes with `medium`: the arithmetic pays in batches of 32; half the steps, so rain and snow (textures) weigh twice
+# scenes with `medium`: the arithmetic pays in batches of 32; rain and snow are textures, they weigh twice
 _WIDE = dict(bs=32, texture=8.)
 
 def _settings(name, preset, out, precision, device):
