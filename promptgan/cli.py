@@ -41,7 +41,7 @@ def _number(low, high, help): return typer.Option(min=low, max=high, help=help, 
 _Minutes = Annotated[float, _number(.01, 10_000, 'Minutes for text encoder and GAN together.')]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32-1, help='Seed of everything random.')]
 _Preset = Annotated[Preset, typer.Option(help='Pair of networks.')]
-_Networks = Annotated[Optional[Preset], typer.Option(help='Pair of networks; small, or medium for scenes where bf16 is used.')]
+_Networks = Annotated[Optional[Preset], typer.Option(help='Pair of networks; small, or for scenes in bf16 medium.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on with the run in --out: to the budget; minutes add.')]
 _Precision = Annotated[Numbers, typer.Option(help='auto measures what is faster here.')]
 _Device = Annotated[Optional[str], typer.Option(help='cuda, mps or cpu; the fastest by default.')]
