@@ -123,7 +123,7 @@ ARMS = {
     'nano': Arm('networks', 'small networks see more pictures', dict(preset='nano')),
     'medium': Arm('networks', 'wider where convolutions run best', dict(preset='medium')),
     'medium, batch 32': Arm('networks', 'wide networks in larger batches', dict(preset='medium', bs=32)),
-    'demo': Arm('networks', 'wide, larger batches, twice the texture distance', dict(preset='medium', bs=32, texture=8.)),
+    'demo': Arm('networks', 'wide, larger batches, textures weigh twice', dict(preset='medium', bs=32, texture=8.)),
     'base': Arm('networks', 'large networks draw more', dict(preset='base')),
     'VAE': Arm('networks', 'no game at all: a conditional variational autoencoder', dict(preset='small')),
     'only 32 pictures': Arm('networks', 'can it draw at all?', few=32),
