@@ -113,27 +113,41 @@ class BatchNorm(nn.BatchNorm2d):
         if self.affine: y = y*self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(x.dtype)
 
+def _parts(t, k):
+    "Channels of a place, part after part, as its k x k parts: (b,k*k*c,h,w) -> (b,c,h*k,w*k), same layout in memory"
+    if k == 1: return t
+    (b, _, h, w), flat = t.shape, t.is_contiguous(memory_format=torch.channels_last); t = t.unflatten(1, (k, k, -1))
+    if flat: return t.permute(0, 4, 1, 5, 2, 3).reshape(b, h*k, w*k, -1).permute(0, 3, 1, 2)
+    return t.permute(0, 3, 4, 1, 5, 2).reshape(b, -1, h*k, w*k)
+
 class MapNorm(nn.Module):
     "Batch norm with scale and shift read from the map at each place (SPADE)"
     def __init__(self,
         c:int, # channels of the picture features
         m:int, # channels of the map
+        fine:int=1, # parts of a place, in each direction, with a scale and a shift of their own
     ):
         super().__init__()
-        self.norm, self.scale_shift = BatchNorm(c, affine=False), nn.Conv2d(m, 2*c, 1)
-        nn.init.zeros_(self.scale_shift.bias)
-        with torch.no_grad(): self.scale_shift.weight.mul_(.5)  # start near plain batch norm
+        self.norm, self.scale_shift = BatchNorm(c, affine=False), nn.Conv2d(m, 2*c*fine**2, 1); self.fine = fine
+        nn.init.zeros_(self.scale_shift.bias); w = self.scale_shift.weight
+        with torch.no_grad(): w.copy_(.5*w[:2*c].repeat(fine**2, 1, 1, 1))  # start near plain batch norm, parts alike
     def forward(self,
         x, # (b,c,h,w) picture features
         M, # (b,m,grid,grid) the map
     ):
-        scale, shift = self.scale_shift(M).chunk(2, 1); scale, size, n = 1 + scale, x.shape[-2:], self.norm
-        if self.training: x = n(x)
-        else:                                        # mean and variance are known: part of scale and shift, on the map
-            scale = (scale*(n.running_var + n.eps).rsqrt()[:, None, None]).to(x.dtype)
-            shift = (shift - scale*n.running_mean[:, None, None]).to(x.dtype)
+        both = self.scale_shift(M) if self.training else F.conv2d(M, *(t.to(M.dtype) for t in self.folded()))
+        scale, shift = _parts(both, self.fine).chunk(2, 1); size = x.shape[-2:]
+        if self.training: x, scale = self.norm(x), 1 + scale
         at_each = lambda t: t if t.shape[-2:] == size else F.interpolate(t, size=size)
         return torch.addcmul(at_each(shift), x, at_each(scale))
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]: # weight and bias
+        "`scale_shift` for drawing, where mean and variance are known: with them, and with the 1 of the scale"
+        s, n = self.scale_shift, self.norm; wide = torch.promote_types(s.weight.dtype, torch.float32)
+        mean, unit = n.running_mean.to(wide)[:, None], (n.running_var.to(wide) + n.eps).rsqrt()[:, None]
+        w = torch.cat([s.weight.flatten(1), s.bias[:, None]], 1).to(wide).view(self.fine**2, 2, len(mean), -1)
+        scale = unit*torch.cat([w[:, 0, :, :-1], 1 + w[:, 0, :, -1:]], 2)          # (parts,c,m+1), the bias comes last
+        w = torch.stack([scale, w[:, 1] - mean*scale], 1).flatten(0, 2)
+        return w[:, :-1, None, None], w[:, -1]
 
 # %% ../nbs/06_layers.ipynb #9153e050
 class GBlock(nn.Module):
@@ -144,10 +158,11 @@ class GBlock(nn.Module):
         m:int,            # channels of the map
         up:bool=True,     # twice as large?
         twice:bool=False, # second, residual convolution?
+        fine:tuple=(1, 1), # of `MapNorm`, in the first norm and in the second
     ):
-        super().__init__()
-        self.up, self.conv, self.norm = up, nn.Conv2d(i, o, 3, padding=1, bias=False), MapNorm(o, m)
-        self.conv2, self.norm2 = (nn.Conv2d(o, o, 3, padding=1, bias=False), MapNorm(o, m)) if twice else (None, None)
+        super().__init__(); conv = lambda i: nn.Conv2d(i, o, 3, padding=1, bias=False)
+        self.up, self.conv, self.norm = up, conv(i), MapNorm(o, m, fine[0])
+        self.conv2, self.norm2 = (conv(o), MapNorm(o, m, fine[1])) if twice else (None, None)
     def forward(self,
         x, # (b,i,h,w) picture features
         M, # (b,m,grid,grid) the map

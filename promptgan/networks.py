@@ -25,19 +25,22 @@ class Generator(nn.Module):
         guess:int=48,     # channels of the first guess, which `start_from` solves for
         memory:int=0,     # random features of the words that the guess is made from, see `Recall`
         rank:int=256,     # patterns that it is made of
+        fine:int=1,       # scale and shift for up to so many parts of a place in each direction, see `MapNorm`
     ):
         super().__init__()
         widths = tuple(widths); ups = int(math.log2(size)) - 4
         if 2**(ups+4) != size or len(widths) != ups + 2: raise InputError(
             f'Generator: size {size} must be a power of 2 from 32 and needs {ups+2} widths, got {len(widths)}')
         self.config = dict(arch='map', e=e, z=z, m=m, widths=list(widths), size=size, guess=guess, memory=memory,
-                           rank=rank); self.z = z
+                           rank=rank, fine=fine); self.z = z
         self.map = WordMap(e, z, m, guess=guess, memory=memory, rank=rank)
         m = self.map.channels; self.first = nn.Conv2d(m, widths[0], 1)
         self.start = GBlock(widths[0], widths[0], m, up=False, twice=True)
         pairs = enumerate(zip(widths[:-2], widths[1:-1]))
-        self.up = nn.ModuleList(GBlock(i, o, m, twice=k == 0) for k, (i, o) in pairs)
-        self.last, self.out = GBlock(widths[-2], widths[-1], m, up=False), nn.Conv2d(widths[-1], 12, 3, padding=1)
+        parts = lambda k: min(fine, 2**k)                           # at most the pixels of a place
+        self.up = nn.ModuleList(GBlock(i, o, m, True, k == 0, (parts(k), parts(k + 1))) for k, (i, o) in pairs)
+        self.last = GBlock(widths[-2], widths[-1], m, up=False, fine=(parts(ups), 1))
+        self.out = nn.Conv2d(widths[-1], 12, 3, padding=1)
         with torch.no_grad(): self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))  # ICNR, see above
         self.sketch = Sketch(guess, size)
     def forward(self,
@@ -246,19 +249,20 @@ class DCDiscriminator(nn.Module):
     ): return self.judge(self.features(img), emb)
 
 # %% ../nbs/07_networks.ipynb #f3f3ebcc
-# widths: most at 8x8 and 16x16, where things get their shapes and convolutions run best; what they reach: 20_study
+# widths: most at 8x8 and 16x16, where things get their shapes and convolutions run best; fine: things have details
+# that are smaller than a place of the map; what both reach: 20_study
 PRESETS = dict(
-    nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16), rank=64),
+    nano=dict(size=64, generator=dict(z=16, m=8, guess=24, widths=(32, 32, 32, 16), rank=64, fine=4),
               discriminator=dict(widths=(16, 32, 32, 32), joint=64, texture=32)),
-    small=dict(size=64, generator=dict(widths=(96, 64, 48, 32)),
+    small=dict(size=64, generator=dict(widths=(96, 64, 48, 32), fine=4),
                discriminator=dict(widths=(32, 48, 96, 128), texture=32)),
-    medium=dict(size=64, generator=dict(widths=(128, 128, 64, 32)),
+    medium=dict(size=64, generator=dict(widths=(128, 128, 64, 32), fine=4),
                 discriminator=dict(widths=(32, 64, 160, 192), texture=32)),
-    base=dict(size=64, generator=dict(z=64, m=32, widths=(256, 192, 128, 64)),
+    base=dict(size=64, generator=dict(z=64, m=32, widths=(256, 192, 128, 64), fine=4),
               discriminator=dict(widths=(64, 128, 256, 256), texture=32)),
-    base128=dict(size=128, generator=dict(z=64, m=32, widths=(256, 256, 192, 128, 64)),
+    base128=dict(size=128, generator=dict(z=64, m=32, widths=(256, 256, 192, 128, 64), fine=4),
                  discriminator=dict(widths=(64, 128, 256, 256, 256), texture=32)),
-    base256=dict(size=256, generator=dict(z=64, m=32, widths=(384, 384, 256, 192, 128, 64)),
+    base256=dict(size=256, generator=dict(z=64, m=32, widths=(384, 384, 256, 192, 128, 64), fine=4),
                  discriminator=dict(widths=(64, 96, 128, 256, 384, 384), texture=32)),
     dcgan=dict(size=64, generator=dict(arch='dcgan', z=100), discriminator=dict(arch='dcgan')))
 
@@ -304,12 +308,13 @@ def build_networks(
     e:int=256,  # width of the text embedding
     seed:int=0, # seed of the first weights
     size:int|None=None, # side of the pictures; None: the preset's
-    **more,     # of the generator, for example memory=4096
+    **more,     # of the generator, for example memory=4096; None: the preset's
 ) -> tuple[nn.Module, nn.Module]: # generator and discriminator
     "Both networks of a preset, with weights that depend on nothing but the seed"
     g, d = resized(preset, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        more = {k: v for k, v in more.items() if v is not None}
         return build_generator(g | dict(e=e) | more), build_discriminator(d | dict(e=e))
 
 # %% ../nbs/07_networks.ipynb #0c1de1a4

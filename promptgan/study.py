@@ -44,7 +44,7 @@ def _no_texture(learn): learn.D.texture = None
 
 def _no_guess(learn):
     "Weights as they were before `start_from`"
-    new = build_networks(learn.config['preset'], learn.words.e, learn.config['seed'])[0]
+    c = learn.config; new = build_networks(c['preset'], learn.words.e, c['seed'], fine=learn.G.config['fine'])[0]
     learn.G.load_state_dict(new.state_dict())
 
 @dataclass
@@ -119,7 +119,9 @@ def _free_weights(learn):
 # %% ../nbs/20_study.ipynb #377d61a1
 ARMS = {
     'default': Arm('', '`small` networks, batches of 16, `Recipe()`'),
-    'classic': Arm('networks', 'DCGAN: batch norm, BCE, Adam 2e-4, words beside the noise', dict(preset='dcgan')),
+    'classic': Arm('networks', 'DCGAN: batch norm, BCE, Adam 2e-4, words beside the noise',
+                   dict(preset='dcgan', fine=None)),
+    'fine': Arm('networks', 'details smaller than a place of the map', dict(fine=4)),
     'nano': Arm('networks', 'small networks see more pictures', dict(preset='nano')),
     'medium': Arm('networks', 'wider where convolutions run best', dict(preset='medium')),
     'medium, batch 32': Arm('networks', 'wide networks in larger batches', dict(preset='medium', bs=32)),
@@ -191,7 +193,7 @@ def run_arm(
 ) -> dict: # a row of the study
     "Train one arm and examine it on the way"
     if name not in ARMS: raise InputError(f'no arm {name!r}: choose one of {", ".join(ARMS)}')
-    arm = ARMS[name]; args = dict(preset='small', bs=16) | arm.args
+    arm = ARMS[name]; args = dict(preset='small', bs=16, fine=1) | arm.args
     if arm.few: data = exam = data.subset(range(arm.few))
     if name == 'VAE': learn = cvae_learner(data, words=words, seed=seed, **args)
     else: learn = text_gan_learner(data, words=words, seed=seed, progress=False, **args)

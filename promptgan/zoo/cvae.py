@@ -90,12 +90,14 @@ def cvae_learner(
     seed:int=0,         # of everything random
     device='cpu',       # where to train
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
+    fine:int|None=None, # see `Generator`; None: the preset's
     **recipe,           # parts of `VAERecipe`
 ) -> CVAELearner:
     "Text to picture by a conditional variational autoencoder"
     train = data.train
     if not len(train): raise DataError('no training pictures: the data set has none in its train split')
-    words = words or train_text_model(train, minutes=0., seed=seed); G, _ = build_networks(preset, words.e, seed)
+    words = words or train_text_model(train, minutes=0., seed=seed)
+    G, _ = build_networks(preset, words.e, seed, fine=fine)
     emb = words([c for cs in train.captions for c in cs]).cpu(); count = torch.tensor([len(c) for c in train.captions])
     if hasattr(G, 'start_from'): G.start_from(train.imgs, emb, count)
     with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); E = VAEEncoder(words.e, G.z, G.config['size'])
