@@ -45,7 +45,8 @@ def load_data(
 # %% ../nbs/17a_demo.ipynb #2e801d67
 # arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
 # and families of similar ones help there, and cost among scenes
-DEMO_RECIPES = dict(emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096), scenes=dict(bs=16))
+DEMO_RECIPES = dict(scenes=dict(bs=16),
+                    emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096, settled=True))
 # scenes with `medium`: the arithmetic pays in batches of 32; rain and snow are textures, they weigh twice
 _WIDE = dict(bs=32, texture=8.)
 

@@ -21,9 +21,10 @@ from .train import text_gan_learner
 
 # %% ../nbs/19_weights.ipynb #744e5ba7
 WEIGHTS = dict(
-    scenes64=dict(data=lambda: scenes(40_000, split='train', brief=1), stages=[dict(images=420_000)], bs=16),
+    scenes64=dict(data=lambda: scenes(40_000, split='train', brief=1), stages=[dict(images=420_000)], bs=16,
+                  fine=1),
     emoji64=dict(data=emoji, stages=[dict(images=260_000, lr_decay='none'), dict(images=260_000, align=1.)],
-                 **DEMO_RECIPES['emoji']))
+                 **DEMO_RECIPES['emoji'] | dict(settled=False, fine=1)))   # why: see above
 
 def train_weights(
     name:str,        # key of `WEIGHTS`
