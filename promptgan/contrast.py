@@ -217,13 +217,15 @@ def train_text_model(
     e:int=256,         # width of the embedding
     seed:int=0,        # seed of everything random
     log=None,          # called with (step, loss, fraction done) now and then
+    d:int|None=None,   # width of a word; None: 128, and 256 where the captions need more than 1,000 tokens
     **contrast_args,   # of `contrast`
 ) -> TextModel:
     "Train tokenizer and text encoder on the captions of a data set; the result is frozen"
-    if minutes < 0 or e < 1: raise InputError(f'minutes {minutes} and e {e} must be positive')
+    if minutes < 0 or e < 1 or (d or 1) < 1: raise InputError(f'minutes {minutes}, e {e} and d {d} must be positive')
     tokenizer = Tokenizer.train([c for cs in data.captions for c in cs]); caps = CaptionSet(data, tokenizer)
     g, steps = rng(seed, 'text'), bool(minutes or contrast_args.get('steps'))
-    enc = start_encoder(tokenizer, caps, g, e=e, layers=int(steps))  # a block only where it is trained
+    d = d or (256 if len(tokenizer) > 1000 else 128)                 # why: see below
+    enc = start_encoder(tokenizer, caps, g, e=e, d=d, layers=int(steps)) # a block only where it is trained
     if steps: contrast(enc, caps, g, minutes, log=log, **contrast_args)
     fit_projection(enc, caps, g)
     return TextModel(tokenizer, enc)
@@ -241,14 +243,16 @@ def probe(
     train,  # TextImageData with attributes: the readout learns from all its captions
     exam,   # TextImageData of held-out combinations: the readout is tested on one caption each
     caption:int=0, # which caption of the exam's pictures is read
-) -> dict[str, float]: # accuracy of each attribute
+    names=None,    # which attributes; None: all
+) -> dict[str, float]: # accuracy of each attribute; of scenes also of where objects are, 'position'
     "What a linear readout finds in the embeddings of captions with unseen combinations"
     rep = torch.cat([torch.full((len(c),), i) for i, c in enumerate(train.captions)])
     Z, Zt = words([c for cs in train.captions for c in cs]), words([c[caption] for c in exam.captions]); out = {}
-    for name, y in train.attrs.items():
-        y, yt = y[rep], exam.attrs[name]
+    for name in names or train.attrs:
+        y, yt = train.attrs[name][rep], exam.attrs[name]
         if y.ndim == 1: y, yt = y[:, None], yt[:, None]
         out[name] = torch.cat([_read(Z, y[:, c], Zt, yt[:, c]) for c in range(y.shape[1])]).mean().item()
+    if names or 'kind' not in train.attrs: return out
     there, there_t = (train.attrs['kind'][rep] >= 0).long(), (exam.attrs['kind'] >= 0).long()
     out['position'] = torch.cat([_read(Z, there[:, c], Zt, there_t[:, c]) for c in range(6)]).mean().item()
     return out

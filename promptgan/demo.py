@@ -46,7 +46,7 @@ def load_data(
 # arguments of `text_gan_learner`: each emoji is the one picture of its words, so a memory of them, a closer blurred L1
 # and families of similar ones help there, and cost among scenes
 DEMO_RECIPES = dict(scenes=dict(bs=16),
-                    emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096, settled=True))
+                    emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096))
 # scenes with `medium`: the arithmetic pays in batches of 32; rain and snow are textures, they weigh twice
 _WIDE = dict(bs=32, texture=8.)
 
@@ -97,12 +97,15 @@ def _exam(learn, data, prompts, out, seed, n_eval, judge_steps, say, command, t0
     say(f'all done in {(time.monotonic()-t0)/60:.1f} minutes')
     return numbers
 
-def _gate(words, data, say):
+_READ_BACK = dict(scenes=None, emoji=('skin_tone', 'gender', 'activity'))   # attributes that captions name; None: all
+
+def _gate(name, words, data, say):
     "What of held-out captions can be read back from their embedding: a generator cannot draw what is not there"
-    some = data.train.subset(range(min(1500, len(data.train))))
-    found = probe(words, some, data.heldout); worst = min(found, key=found.get)
+    n = len(data.train); some = data.train.subset(range(0, n, max(1, n//2500)))
+    found = probe(words, some, data.heldout, names=_READ_BACK[name]); worst = min(found, key=found.get)
     low = f', too little for {worst}: do not expect to see it'*(found[worst] < .99)
-    say(f'          the embedding tells all attributes of unseen combinations: {found[worst]:.1%} or more{low}')
+    what = 'all attributes' if _READ_BACK[name] is None else ', '.join(k.replace('_', ' ') for k in found)
+    say(f'          the embedding tells {what} of unseen combinations: {found[worst]:.1%} or more{low}')
 
 def demo(
     data='emoji',       # 'emoji', 'scenes', a folder, or a TextImageData
@@ -134,7 +137,7 @@ def demo(
     learn = text_gan_learner(data, out=out, seed=seed, device=device, precision=precision, sample_prompts=prompts,
                              resume=resume, progress=progress, log=log,
                              **_settings(name, preset, out, precision, device))
-    if name == 'scenes' and not resume: _gate(learn.words, data, say)
+    if name and not resume: _gate(name, learn.words, data, say)
     used, c = (time.monotonic() - t1)/60, learn.config
     say(f'          {used*60:.0f} s; {c["preset"]} networks, batches of {c["bs"]}; precision {learn.precision}')
     say(f'training  {max(0, minutes-used):.1f} minutes; the same {len(prompts)} prompts every minute: {out/"samples"}')

@@ -24,7 +24,7 @@ WEIGHTS = dict(
     scenes64=dict(data=lambda: scenes(40_000, split='train', brief=1), stages=[dict(images=420_000)], bs=16,
                   fine=1),
     emoji64=dict(data=emoji, stages=[dict(images=260_000, lr_decay='none'), dict(images=260_000, align=1.)],
-                 **DEMO_RECIPES['emoji'] | dict(settled=False, fine=1)))   # why: see above
+                 **DEMO_RECIPES['emoji'] | dict(memory=3072)))   # why: see above
 
 def train_weights(
     name:str,        # key of `WEIGHTS`
