@@ -47,15 +47,15 @@ def load_data(
 # and families of similar ones help there, and cost among scenes
 DEMO_RECIPES = dict(scenes=dict(bs=16),
                     emoji=dict(bs=16, family=4, pixel=20., pixel_size=32, memory=4096))
-# scenes with `medium`: the arithmetic pays in batches of 32; rain and snow are textures, they weigh twice
-_WIDE = dict(bs=32, texture=8.)
+# with `medium`: the arithmetic pays in batches of 32; rain and snow of scenes are textures, they weigh twice
+_WIDE = dict(scenes=dict(bs=32, texture=8.), emoji=dict(bs=32))
 
 def _settings(name, preset, out, precision, device):
-    "Arguments of `text_gan_learner`: wide networks for scenes where bf16 is used; a run that is there keeps its own"
+    "Arguments of `text_gan_learner`: wide networks where bf16 is used; a run that is there keeps its own"
     own = read_json(out/'config.json').get('config', {}) if (out/'config.json').exists() else {}
-    wide = name == 'scenes' and pick_precision(default_device(device), precision).name.startswith('bf16')
+    wide = name in _WIDE and pick_precision(default_device(device), precision).name.startswith('bf16')
     args = dict(preset=preset or own.get('preset') or ('medium' if wide else 'small')) | DEMO_RECIPES.get(name, {})
-    if name == 'scenes' and args['preset'] == 'medium': args |= _WIDE
+    if args['preset'] == 'medium': args |= _WIDE.get(name, {})
     return args | {k: v for k, v in {**own, **own.get('recipe', {})}.items() if k in ('bs', 'texture')}
 
 # %% ../nbs/17a_demo.ipynb #54986e49
@@ -103,7 +103,7 @@ def _gate(name, words, data, say):
     "What of held-out captions can be read back from their embedding: a generator cannot draw what is not there"
     n = len(data.train); some = data.train.subset(range(0, n, max(1, n//2500)))
     found = probe(words, some, data.heldout, names=_READ_BACK[name]); worst = min(found, key=found.get)
-    low = f', too little for {worst}: do not expect to see it'*(found[worst] < .99)
+    low = f', fewest for {worst}; what it does not tell cannot be drawn'*(found[worst] < .99)
     what = 'all attributes' if _READ_BACK[name] is None else ', '.join(k.replace('_', ' ') for k in found)
     say(f'          the embedding tells {what} of unseen combinations: {found[worst]:.1%} or more{low}')
 
@@ -112,7 +112,7 @@ def demo(
     minutes:float=8.,   # for text encoder and GAN together
     out='runs/demo',    # the run folder
     seed:int=0,         # of everything random
-    preset:str|None=None, # key of `PRESETS`; None: 'small', or 'medium' for scenes where bf16 is used
+    preset:str|None=None, # key of `PRESETS`; None: 'small', or 'medium' for emoji and scenes where bf16 is used
     device=None,        # None: the fastest there is
     precision:str='auto', # 'auto', 'fp32' or 'bf16'
     resume:bool=False,  # go on in `out`; without it a used folder is refused

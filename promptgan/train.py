@@ -102,15 +102,13 @@ def _same_precision(out, resume, precision, device):
     facts = read_json(out/'config.json').get('facts', {})
     return facts['precision'].split(' (')[0] if facts.get('device') == str(device) else precision
 
-def _networks(start, preset, e, seed, size, memory, fine, settled, imgs):
+def _networks(start, preset, e, seed, size, memory, fine, imgs):
     "New networks; or those of a pipeline, with a new discriminator where it was saved without one"
     own = start and start.discriminator
     if start is None: G, D = build_networks(preset, e, seed, size, memory=memory or None, fine=fine)
     else: G, D = start.generator, own or build_networks(preset, e, seed, size)[1]
     if not own and hasattr(D, 'start_from'): D.start_from(imgs)
     for n in (G, D): n.train().requires_grad_(True)
-    if settled and start is None and hasattr(G, 'sketch'):
-        for m in (G.map.guess, G.sketch): m.requires_grad_(False)
     return G, D
 
 def text_gan_learner(
@@ -130,7 +128,6 @@ def text_gan_learner(
     prompts=None,       # list of prompts without pictures, drawn and judged in training
     memory:int=0,       # random features of the words that the first guess is made from: where each picture is one of
                         # a kind, about as many as pictures; 0 where pictures are samples, see `Recall`
-    settled:bool=False, # the first guess stays as it was solved, see `Generator.start_from`
     fine:int|None=None, # see `Generator`; None: the preset's
     text_minutes:float=0., # contrastive training of the text encoder
     sample_prompts=None,   # prompts drawn every minute; None: captions of the data
@@ -153,7 +150,7 @@ def text_gan_learner(
         raise InputError(f'pictures of {size} pixels, but {from_} draws {start.size}: load the data with that size')
     words = _text(data, start.words if start else words, text_minutes, seed, out, resume, log); words.to(device)
     share_weights(words.encoder)             # each process has solved them; machines differ in the last bits
-    G, D = _networks(start, preset, words.e, seed, size, memory, fine, settled, train.imgs)
+    G, D = _networks(start, preset, words.e, seed, size, memory, fine, train.imgs)
     settings = {**_DEFAULT, **RECIPES.get(preset, {})}; lr = lr or settings['lr']
     recipe = Recipe(**{**settings['recipe'], **recipe})
     emb = words([c for cs in train.captions for c in cs]); count = torch.tensor([len(c) for c in train.captions])
