@@ -221,7 +221,8 @@ def train_text_model(
     **contrast_args,   # of `contrast`
 ) -> TextModel:
     "Train tokenizer and text encoder on the captions of a data set; the result is frozen"
-    if minutes < 0 or e < 1 or (d or 1) < 1: raise InputError(f'minutes {minutes}, e {e} and d {d} must be positive')
+    if minutes < 0 or e < 1 or d is not None and d < 1:
+        raise InputError(f'minutes {minutes}, e {e} and d {d} must be positive')
     tokenizer = Tokenizer.train([c for cs in data.captions for c in cs]); caps = CaptionSet(data, tokenizer)
     g, steps = rng(seed, 'text'), bool(minutes or contrast_args.get('steps'))
     d = d or (256 if len(tokenizer) > 1000 else 128)                 # why: see below
